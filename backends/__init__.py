@@ -1,0 +1,1 @@
+"""How the rules run fast (imported as memopt_ref.backends)."""

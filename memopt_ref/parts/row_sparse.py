@@ -1,0 +1,102 @@
+"""Gradients that touch few rows of a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RowIndexError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class RowSparse:
+    """A gradient of ``shape`` that is zero outside the rows ``indices``.
+
+    Parameters
+    ----------
+    indices : array of int, shape [k]
+        Row numbers in [0, shape[0]). An index may occur more than once: its rows are summed before anything
+        else happens to them (first summed, then squared).
+    rows : array, shape [k, *shape[1:]]
+        The gradient's rows.
+    shape : tuple of int
+        Shape of the parameter; at least one axis.
+
+    Raises
+    ------
+    RowIndexError
+        An index is negative or not below ``shape[0]``.
+    ShapeError
+        ``rows`` does not have the shape [k, *shape[1:]].
+
+    Examples
+    --------
+    >>> g = RowSparse(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]), (4, 1))
+    >>> g.coalesced().indices, g.coalesced().rows.ravel()
+    (array([0, 2]), array([2., 4.]))
+    >>> g.to_dense().ravel()
+    array([2., 0., 4., 0.])
+    """
+
+    indices: NDArray[Any]
+    rows: NDArray[Any]
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        indices, rows = np.asarray(self.indices), np.asarray(self.rows)
+        shape = tuple(int(n) for n in self.shape)
+        where = "RowSparse"
+        if len(shape) == 0:
+            raise ShapeError(where, "shape ()", "at least one axis", "Pass a 0-d gradient as a plain array.")
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            got = f"indices of shape {indices.shape} and dtype {indices.dtype}"
+            raise RowIndexError(where, got, "a 1-d integer array", "Pass row numbers.")
+        if rows.shape != (indices.size, *shape[1:]):
+            wanted = f"rows of shape {(indices.size, *shape[1:])}"
+            raise ShapeError(where, f"rows of shape {rows.shape}", wanted, "Pass one row for each index.")
+        if indices.size and not (indices.min() >= 0 and indices.max() < shape[0]):
+            bad = indices[(indices < 0) | (indices >= shape[0])][0]
+            raise RowIndexError(where, f"row {bad}", f"rows in [0, {shape[0]})", "Check the vocabulary size.")
+        object.__setattr__(self, "indices", indices.astype(np.int64, copy=False))
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the rows."""
+        return self.rows.dtype
+
+    @property
+    def is_coalesced(self) -> bool:
+        """Whether the indices ascend strictly."""
+        return bool(np.all(self.indices[1:] > self.indices[:-1]))
+
+    def astype(self, dtype: Any) -> RowSparse:
+        """The same gradient with rows of another dtype."""
+        return RowSparse(self.indices, self.rows.astype(dtype, copy=False), self.shape)
+
+    def coalesced(self) -> RowSparse:
+        """Ascending indices, each once; duplicates are added in the order in which they occur, from +0."""
+        if self.is_coalesced:
+            return self
+        indices, place = np.unique(self.indices, return_inverse=True)
+        rows = np.zeros((indices.size, *self.shape[1:]), self.rows.dtype)
+        np.add.at(rows, place, self.rows)
+        return RowSparse(indices, rows, self.shape)
+
+    def to_dense(self) -> NDArray[Any]:
+        """The gradient as a dense array."""
+        g = self.coalesced()
+        dense = np.zeros(self.shape, self.rows.dtype)
+        dense[g.indices] = g.rows
+        return dense
+
+    @classmethod
+    def from_dense(cls, g: NDArray[Any]) -> RowSparse:
+        """The rows of ``g`` that hold anything but zeros (NaN counts as something)."""
+        g = np.asarray(g)
+        active = np.flatnonzero((g != 0).reshape(g.shape[0], -1).any(axis=1))
+        return cls(active, g[active], g.shape)

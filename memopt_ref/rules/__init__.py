@@ -1,0 +1,1 @@
+"""The rules: one file a family, NumPy only, written to be read beside the paper."""

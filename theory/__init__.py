@@ -1,0 +1,1 @@
+"""Whether the theorems hold (imported as memopt_ref.theory)."""
