@@ -98,5 +98,5 @@ class RowSparse:
     def from_dense(cls, g: NDArray[Any]) -> RowSparse:
         """The rows of ``g`` that hold anything but zeros (NaN counts as something)."""
         g = np.asarray(g)
-        active = np.flatnonzero((g != 0).reshape(g.shape[0], -1).any(axis=1))
+        active = np.flatnonzero((g != 0).any(axis=tuple(range(1, g.ndim))))
         return cls(active, g[active], g.shape)

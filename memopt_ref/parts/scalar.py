@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["absolute", "maximum", "minimum", "ratio", "select", "sign", "sqrt"]
+__all__ = ["absolute", "maximum", "minimum", "power", "ratio", "select", "sign", "sqrt"]
 
 
 def sqrt(x: Any) -> Any:
@@ -37,6 +37,11 @@ def maximum(x: Any, y: Any) -> Any:
 def minimum(x: Any, y: Any) -> Any:
     """The smaller; NaN if either is."""
     return np.minimum(x, y)
+
+
+def power(x: Any, exponent: Any) -> Any:
+    """``x ** exponent``; the one function here whose last bit may differ between mathematical libraries."""
+    return np.power(x, exponent)
 
 
 def select(condition: Any, x: Any, y: Any) -> Any:

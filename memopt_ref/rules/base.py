@@ -61,6 +61,8 @@ class Rule:
     #: Whether ``step`` itself takes a RowSparse gradient (``step_rows``); otherwise the generic path of
     #: rows.py serves.
     native_rows: ClassVar[bool] = False
+    #: Whether a total over the tensor enters every entry's step; then a RowSparse gradient is stepped as a dense one.
+    couples_rows: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         fields.check_fields(self)
@@ -91,6 +93,13 @@ class Rule:
         """Whether an entry whose gradient is zero stays where it is, state and all."""
         return False
 
+    def caution(self, shape: tuple[int, ...], dtype: Any) -> str:
+        """A known weakness of these options at this shape, one sentence for ``explain()``; mostly empty."""
+        return ""
+
+    def check_step(self, path: str, w: Any, g: Any, state: LeafState) -> None:
+        """Raise StabilityError if this step is known to diverge; asked of every leaf before the first is written."""
+
     # What follows
     # ------------------------------------------------------------------------------------------------
 
@@ -119,7 +128,17 @@ class Rule:
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Schedule)
         }
-        return dataclasses.replace(self, **numbers) if numbers else self
+        if not numbers:
+            return self
+        rule = dataclasses.replace(self, **numbers)
+        object.__setattr__(rule, "_built", self)
+        return rule
+
+    @property
+    def as_built(self) -> Self:
+        """The rule that :meth:`at` was asked of; its slots are the tensor's, also where a schedule is 0."""
+        built: Self = getattr(self, "_built", self)
+        return built
 
     def init_leaf(self, w: Any, path: str = "") -> dict[str, Any]:
         """The state of one tensor before its first step, its slots by name."""

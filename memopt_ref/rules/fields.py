@@ -27,6 +27,7 @@ def number(
     open_low: bool = False,
     open_high: bool = False,
     optional: bool = False,
+    scheduled: bool = True,
 ) -> Any:
     """Field that holds a finite number in a range, or a :class:`Schedule` of such numbers.
 
@@ -40,14 +41,17 @@ def number(
         Exclude an end.
     optional : bool
         Allow None.
+    scheduled : bool
+        Allow a Schedule; a starting value cannot change with the step.
     """
     brackets = (
         ("(" if open_low else "[") + f"{low:g}, {high:g}" + (")" if open_high or high == math.inf else "]")
     )
-    wanted = f"a number in {brackets}" + (", a Schedule or None" if optional else " or a Schedule")
+    others = (["a Schedule"] if scheduled else []) + (["None"] if optional else [])
+    wanted = " or ".join([f"a number in {brackets}", *others])
 
     def check(where: str, value: Any) -> Any:
-        if isinstance(value, Schedule) or (value is None and optional):
+        if (isinstance(value, Schedule) and scheduled) or (value is None and optional):
             return value
         plain = value.item() if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0 else value
         if isinstance(plain, bool) or not isinstance(plain, int | float):

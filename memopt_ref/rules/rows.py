@@ -46,8 +46,10 @@ class RowStep:
 
     def write(self, w: Any, state: dict[str, Any]) -> None:
         """The same in place."""
-        for name, old in {"w": w, **state}.items():
-            new = self.values[name]
+        olds = {"w": w, **state}
+        news = {name: _apart(self.values[name], name, olds) for name in olds}
+        for name, old in olds.items():
+            new = news[name]
             if self.indices is not None and name in self.by_row:
                 old[self.indices] = new
             elif isinstance(old, np.ndarray):
@@ -56,11 +58,23 @@ class RowStep:
                 state[name] = new
 
 
+def _apart(new: Any, name: str, olds: Mapping[str, Any]) -> Any:
+    """``new``, copied if it is a view of an old array of another name, which may be overwritten first."""
+    others = (old for other, old in olds.items() if other != name and isinstance(old, np.ndarray))
+    return (
+        new.copy()
+        if isinstance(new, np.ndarray) and any(np.may_share_memory(new, o) for o in others)
+        else new
+    )
+
+
 def lazy(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
     """Whether a row-sparse gradient is stepped on its rows, and a sentence for ``explain()``."""
     if rule.native_rows:
         return True, "the rule is defined on the touched rows"
-    for name, slot in rule.slots(shape, dtype).items():
+    if rule.couples_rows:
+        return False, "a total over the tensor enters every entry's step: stepped on the dense gradient"
+    for name, slot in rule.as_built.slots(shape, dtype).items():
         if not (slot.is_counter or _has_rows(slot) or _joins_by_max(slot)):
             return (
                 False,
@@ -84,7 +98,7 @@ def step(rule: Rule, w: Any, g: RowSparse, state: Mapping[str, Any]) -> RowStep:
     g = g.astype(compute_dtype(w.dtype)).coalesced()
     if rule.native_rows:
         return rule.step_rows(w, g, state)  # type: ignore[attr-defined, no-any-return]
-    slots = rule.slots(w.shape, w.dtype)
+    slots = rule.as_built.slots(w.shape, w.dtype)
     if not lazy(rule, w.shape, w.dtype)[0]:
         return RowStep(None, rule.values_dense(w, g.to_dense(), state), frozenset())
     by_row = frozenset({"w"} | {name for name, slot in slots.items() if _has_rows(slot)})
