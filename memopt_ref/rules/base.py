@@ -61,7 +61,7 @@ class Rule:
     #: Whether ``step`` itself takes a RowSparse gradient (``step_rows``); otherwise the generic path of
     #: rows.py serves.
     native_rows: ClassVar[bool] = False
-    #: Whether a total over the tensor enters every entry's step; then a RowSparse gradient is stepped as a dense one.
+    #: Whether a total over the tensor enters every entry's step; a RowSparse gradient is then made dense.
     couples_rows: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
