@@ -44,6 +44,8 @@ _NAMES = {
     "parts.slots": ["Slot"],
     "parts.row_sparse": ["RowSparse"],
     "parts.covers": ["AxisCover", "HashCover", "IndexCover"],
+    "parts.compressors": ["Identity", "OneBit", "ScaledSign", "TopK"],
+    "parts.quantize": ["Quantiser"],
     "parts.sketches": ["CountMinSketch", "CountSketch"],
     "parts.frequent": ["FrequentItems"],
     "parts.hashing": ["Avalanche", "CarterWegman", "MultiplyShift"],

@@ -62,6 +62,9 @@ class Slot:
         value = self.start(w, seed) if callable(self.start) else self.start
         if self.is_counter:
             return self.dtype.type(value)
+        if self.dtype == object and w.size and isinstance(value, int | float):
+            # An object of the parameter's kind: 0.0 would turn fractions into floats.
+            value = w.reshape(-1)[0] * 0 + (int(value) if value == int(value) else value)
         array = np.empty(self.shape, self.dtype)
         array[...] = value
         return array
@@ -104,6 +107,15 @@ def compute_dtype(dtype: Any) -> np.dtype[Any]:
     """
     dtype = np.dtype(dtype)
     return dtype if dtype == np.float64 or dtype == object else np.dtype(np.float32)
+
+
+def zeros_like(x: Any) -> Any:
+    """Zeros of the shape and dtype of ``x``; among objects (fractions, 50-digit numbers) zeros of their kind.
+
+    >>> zeros_like(np.array([0.5, np.nan]))
+    array([0., 0.])
+    """
+    return x * 0 if x.dtype == object else np.zeros_like(x)
 
 
 def accumulator_dtype(dtype: Any) -> np.dtype[Any]:
