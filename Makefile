@@ -1,0 +1,59 @@
+# A fresh machine needs Python 3.11 or newer and nothing else: every target makes what it needs, once.
+#   make demo PYTHON=/path/to/python3.12     another interpreter
+#   make test TESTS="tests/test_planner.py -x"
+
+PYTHON ?= python3
+VENV := .venv
+ORACLES := .venv-oracles
+BIN := $(VENV)/bin
+SOURCES := memopt_ref backends theory tests conftest.py
+TESTS ?=
+PIP := -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test lint format types oracles clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+venv: $(VENV)/with-dev $(VENV)/with-test $(VENV)/with-report ## everything a developer needs, in .venv
+
+demo: $(VENV)/with-report ## the main job: every optimizer on one language model, as a table and a page
+	$(BIN)/memopt compare
+
+test: $(VENV)/with-test ## all tests, except those that need other libraries
+	$(BIN)/python -m pytest -m "not oracle" $(TESTS)
+
+lint: $(VENV)/with-dev ## style and format, changing nothing
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+format: $(VENV)/with-dev ## put style and format right
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# mypy cannot follow the installed package's map of folders, so it is shown the package as it installs.
+types: $(VENV)/with-dev ## strict types of memopt_ref, its backends and its theory
+	rm -rf $(VENV)/types && mkdir -p $(VENV)/types/memopt_ref
+	ln -s $(CURDIR)/memopt_ref/* $(CURDIR)/backends $(CURDIR)/theory $(VENV)/types/memopt_ref/
+	cd $(VENV)/types && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+
+oracles: $(ORACLES)/with-oracles ## the same figures from other libraries, live; a large download
+	$(ORACLES)/bin/python -m pytest -m oracle $(TESTS)
+
+clean: ## remove the environments and caches
+	rm -rf $(VENV) $(ORACLES) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+
+$(VENV)/bin/python $(ORACLES)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+
+# A stamp for each extra, so that a second run starts at once.
+$(VENV)/with-dev $(VENV)/with-test $(VENV)/with-report: $(VENV)/with-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) --editable ".[$*]"
+	@touch $@
+
+$(ORACLES)/with-oracles: pyproject.toml | $(ORACLES)/bin/python
+	$(ORACLES)/bin/python $(PIP) --editable ".[oracles,test]"
+	@touch $@
