@@ -16,7 +16,8 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.float16), np.d
 def check_parameter(path: str, w: Any) -> None:
     """Raise DtypeError unless ``w`` is an array of float64, float32, float16 or bfloat16 (or of objects)."""
     dtype = getattr(w, "dtype", None)
-    if dtype not in FLOATS and dtype != object:
+    # NumPy takes None for float64 in a comparison of dtypes.
+    if dtype is None or (dtype not in FLOATS and dtype != object):
         got = f"a parameter of dtype {dtype}" if dtype is not None else f"a {type(w).__name__}"
         wanted = "an array of float64, float32, float16 or bfloat16"
         raise DtypeError(path or "parameter", got, wanted, "Convert it, or leave it out of the tree.")

@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowIndexError, ShapeError
+from ..errors import BackendError, RowIndexError, ShapeError
+
+#: DLPack's codes of memory that the host can read: plain and pinned.
+_HOST = (1, 3)
+
+
+def _on_host(name: str, x: Any) -> NDArray[Any]:
+    device = getattr(x, "__dlpack_device__", None)
+    if device is not None and not isinstance(x, np.ndarray) and device()[0] not in _HOST:
+        advice = "Copy them yourself: a device array is never copied to the host silently."
+        raise BackendError("RowSparse", f"{name} on a device", f"{name} in host memory", advice)
+    return np.asarray(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +42,8 @@ class RowSparse:
         An index is negative or not below ``shape[0]``.
     ShapeError
         ``rows`` does not have the shape [k, *shape[1:]].
+    BackendError
+        ``indices`` or ``rows`` lie on a device.
 
     Examples
     --------
@@ -46,7 +59,7 @@ class RowSparse:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        indices, rows = np.asarray(self.indices), np.asarray(self.rows)
+        indices, rows = _on_host("indices", self.indices), _on_host("rows", self.rows)
         shape = tuple(int(n) for n in self.shape)
         where = "RowSparse"
         if len(shape) == 0:
@@ -84,7 +97,8 @@ class RowSparse:
             return self
         indices, place = np.unique(self.indices, return_inverse=True)
         rows = np.zeros((indices.size, *self.shape[1:]), self.rows.dtype)
-        np.add.at(rows, place, self.rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add.at(rows, place, self.rows)
         return RowSparse(indices, rows, self.shape)
 
     def to_dense(self) -> NDArray[Any]:

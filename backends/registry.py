@@ -1,0 +1,183 @@
+"""The backends that there are, and their kernels.
+
+A backend is registered by the name of its module, which is imported when it is first chosen; whether it can
+run is found out without importing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+from memopt_ref.errors import BackendError
+from memopt_ref.rules.base import Rule
+
+#: ``bitwise``: the reference's bits for every thread count and layout. ``fma``: products and sums fused.
+#: ``reassoc``: another order of sums. Only the first competes by default, so a choice never changes a result.
+NUMERICS = ("bitwise", "fma", "reassoc")
+
+
+class Kernel(Protocol):
+    """Steps one tensor in place; raises a MemoptError only before it has written anything.
+
+    ``rule`` holds numbers, no schedules; ``g`` is dense or a RowSparse, in any floating dtype.
+    """
+
+    def __call__(self, rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
+        """Overwrite ``w`` and the arrays in ``state``; replace the counters in ``state``."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One implementation of a step.
+
+    Parameters
+    ----------
+    name : str
+        Stable, such as ``"numpy_ref"``.
+    numerics : {"bitwise", "fma", "reassoc"}
+        What its bits have to do with the reference's.
+    supports : function of (rule, shape, dtype)
+        ``(True, why)`` or ``(False, what is missing)``; it is asked with the rule as built.
+    step : Kernel
+        The step itself.
+    """
+
+    name: str
+    numerics: str
+    supports: Callable[[Rule, tuple[int, ...], Any], tuple[bool, str]]
+    step: Kernel
+
+    def __post_init__(self) -> None:
+        assert self.numerics in NUMERICS, self.numerics
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A set of kernels for one array library.
+
+    Parameters
+    ----------
+    name : str
+        What ``backend=`` calls it.
+    library : str
+        The array library whose arrays it steps: ``"numpy"`` or ``"cupy"``.
+    module : str
+        Imported when first chosen; defines ``VARIANTS``, the preferred one first.
+    needs : str, optional
+        A distribution's import name without which it cannot run.
+    automatic : bool
+        Whether ``"auto"`` may choose it: installing a backend alone changes nothing.
+    """
+
+    name: str
+    library: str
+    module: str
+    needs: str | None = None
+    automatic: bool = field(default=False, kw_only=True)
+
+    def available(self) -> tuple[bool, str]:
+        """Whether it can run here, and a sentence; imports nothing."""
+        installed = self.needs is None or _importable(self.needs)
+        if not _importable(self.module):
+            have = "" if self.needs is None else f" ({self.needs} is {'' if installed else 'not '}installed)"
+            return False, f"this release has no {self.name} kernels{have}"
+        if not installed:
+            return False, f"{self.needs} is not installed"
+        return True, "ready"
+
+    def variants(self) -> tuple[Variant, ...]:
+        """Its kernels; imports its module."""
+        return tuple(import_module(self.module).VARIANTS)
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+_backends: dict[str, Backend] = {}
+
+
+def register(backend: Backend) -> None:
+    """Make a backend known under its name, after those that are known already."""
+    if backend.name in _backends:
+        advice = "Choose another name, or unregister that one first."
+        raise BackendError("backend", f"the name {backend.name!r} twice", "distinct names", advice)
+    _backends[backend.name] = backend
+
+
+def unregister(name: str) -> None:
+    """Forget a backend."""
+    known(name, "backend")
+    del _backends[name]
+
+
+def known(name: Any, source: str) -> Backend:
+    """The backend of this name; raises BackendError, naming ``source`` as the one who asked."""
+    if name not in _backends:
+        wanted = "one of " + ", ".join(map(repr, ("auto", *_backends)))
+        raise BackendError(
+            source, repr(name), wanted, "Choose one of these; memopt_ref.backends.status() lists them."
+        )
+    return _backends[name]
+
+
+def ready(name: Any, source: str) -> Backend:
+    """The backend of this name if it can run here; raises BackendError otherwise."""
+    backend = known(name, source)
+    available, reason = backend.available()
+    if not available:
+        others = ", ".join(repr(b.name) for b in _backends.values() if b.available()[0])
+        advice = f"{reason[0].upper()}{reason[1:]}; available: {others}."
+        raise BackendError(source, repr(name), "a backend that can run here", advice)
+    return backend
+
+
+def automatic(library: str) -> list[Backend]:
+    """The available backends among which ``"auto"`` chooses for these arrays, the preferred one first."""
+    return [b for b in _backends.values() if b.library == library and b.automatic and b.available()[0]]
+
+
+class BackendStatus(NamedTuple):
+    """One row of the table of backends."""
+
+    name: str
+    library: str
+    available: bool
+    reason: str
+
+
+class StatusTable(tuple[BackendStatus, ...]):
+    """Rows of :func:`status`; prints as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        rows = [("backend", "arrays", "available", "reason")]
+        rows += [(row.name, row.library, "yes" if row.available else "no", row.reason) for row in self]
+        widths = [max(len(row[k]) for row in rows) for k in range(3)]
+        return "\n".join("  ".join([*(row[k].ljust(widths[k]) for k in range(3)), row[3]]) for row in rows)
+
+
+def status() -> StatusTable:
+    """The known backends: name, array library, whether available, and why not.
+
+    Examples
+    --------
+    >>> [row.available for row in status() if row.name == "numpy"]
+    [True]
+    """
+    return StatusTable(BackendStatus(b.name, b.library, *b.available()) for b in _backends.values())
+
+
+# In the order of automatic choice; the reference serves everything and comes last among those for NumPy
+# arrays.
+register(Backend("numba", "numpy", f"{__package__}.numba_cpu", needs="numba", automatic=True))
+register(Backend("cupy", "cupy", f"{__package__}.cupy_gpu", needs="cupy", automatic=True))
+register(Backend("numpy", "numpy", f"{__package__}.numpy_ref", automatic=True))

@@ -1,0 +1,243 @@
+"""The in-place optimizer: names -> leaves -> kernels.
+
+Everything that can be wrong with a step is found before the first leaf is touched. The order of a step is
+
+    g <- scale * g;   policy for NaN and infinity;   g <- g * min(1, max_norm / ||g||);   the rules' step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import optree
+
+from . import backends, clipping, tree
+from .checks import check_gradient, check_parameter
+from .errors import MemoptError, StructureError, TornError
+from .explain import explain
+from .groups import Pattern, assign
+from .memory import Places, check_plain, check_writable
+from .nonfinite import all_finite, check_policy, check_scale, prepare
+from .parts.row_sparse import RowSparse
+from .rules.base import Rule, State
+
+Policy = Literal["raise", "skip", "zero", "propagate"]
+
+
+class Optimizer:
+    """Step a tree of arrays in place; the arrays stay the same objects.
+
+    Parameters
+    ----------
+    params : array, or a dict/list/tuple tree of arrays
+        NumPy, writable, float64, float32, float16 or bfloat16, of any layout; no two share memory.
+    rule : Rule
+        For every leaf that no group matches.
+    backend : {"auto", "numpy", ...}
+        The implementation; see :func:`memopt_ref.backends.select` for who else may choose it.
+    groups : iterable of (pattern, Rule)
+        A glob over the path or a function of (path, array); the first match wins.
+    nonfinite : {"raise", "skip", "zero", "propagate"}
+        What to do when a gradient, after ``scale``, holds NaN or infinity: raise and change nothing; skip
+        the step, clocks included; put 0 in their place; or go on as other libraries do.
+    max_norm : float, optional
+        Clip the global norm of all gradients to this, > 0; see :mod:`memopt_ref.clipping`.
+
+    Raises
+    ------
+    MemoptError
+        DtypeError, ShapeError, StructureError, ReadOnlyError, AliasError, PatternError, HyperparameterError
+        or BackendError: before any state is allocated for a step.
+
+    Notes
+    -----
+    With the ``numpy`` backend a step has the bits of ``rule.update``. The state is ``rule.init``'s, each
+    leaf by its own rule. Beside the state a step holds temporaries of one leaf at a time, and copies of the
+    gradients only where these are row-sparse or share memory with a parameter.
+
+    Examples
+    --------
+    >>> from memopt_ref.rules.sgd import SGD
+    >>> params = {"w": np.ones(2), "bias": np.ones(1)}
+    >>> opt = Optimizer(params, SGD(learning_rate=0.5), groups=[("bias", SGD(learning_rate=0.1))])
+    >>> opt.step({"w": np.array([1.0, -2.0]), "bias": np.array([1.0])})
+    True
+    >>> params["w"], params["bias"], opt.step_count
+    (array([0.5, 2. ]), array([0.9]), 1)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        backend: str = "auto",
+        groups: Iterable[tuple[Pattern, Rule]] = (),
+        nonfinite: Policy = "raise",
+        max_norm: float | None = None,
+    ) -> None:
+        self._flat = tree.flatten(params)
+        for path, w in self._flat.leaves.items():
+            backends.check_array_library(path or "parameter", w)
+            check_parameter(path, w)
+            check_writable(path, w)
+        self._arrays = {path: np.asarray(w) for path, w in self._flat.leaves.items()}
+        self._places = Places(self._arrays)
+        check_policy(nonfinite)
+        self._max_norm = None if max_norm is None else clipping.check_max_norm(max_norm)
+        self._nonfinite = nonfinite
+        self._params = params
+        self._rules = assign(self._arrays, rule, groups)
+        self._torn: str | None = None
+        self._choices, leaves = {}, {}
+        for path, w in self._arrays.items():
+            own = self._rules[path]
+            with _naming(path):
+                self._choices[path] = backends.select(own, w.shape, w.dtype, "numpy", backend)
+                leaves[path] = own.init_leaf(w, path)
+        self._state: State = {"step": 0, "leaves": leaves}
+
+    def step(self, grads: Any, learning_rate: Any = None, scale: float = 1.0) -> bool:
+        """One step of every leaf that has a gradient, in place.
+
+        Parameters
+        ----------
+        grads : tree of the structure of the parameters
+            A leaf is an array, a :class:`~memopt_ref.RowSparse` or None (untouched: neither weights nor
+            state move). Never written.
+        learning_rate : float or Schedule, optional
+            Takes the place of every rule's learning rate, those of the groups too, for this step.
+        scale : float
+            The gradients are multiplied with it before anything else happens: the inverse of a loss scale,
+            > 0.
+
+        Returns
+        -------
+        bool
+            True if the step was applied, False if ``nonfinite="skip"`` skipped it (then nothing has moved).
+
+        Raises
+        ------
+        StructureError, ShapeError, DtypeError, BackendError, HyperparameterError, NonFiniteError
+            Nothing has changed.
+        TornError
+            An earlier step was interrupted after it had begun to write.
+        """
+        self._check_whole()
+        raw = self._checked(grads)
+        rules = self._rules_now(learning_rate)
+        number = check_scale(scale)
+        rows = {p: self._prepared(p, g, number) for p, g in raw.items() if isinstance(g, RowSparse)}
+
+        def gradient(path: str) -> Any:
+            # Dense ones are made when they are used, so that only one is there at a time.
+            return rows[path] if path in rows else self._prepared(path, raw[path], number)
+
+        if not all_finite(raw, gradient, self._nonfinite):
+            return False
+        factor = 1.0
+        if self._max_norm is not None:
+            factor = clipping.factor(clipping.norm(gradient(path) for path in raw), self._max_norm)
+
+        def clipped(path: str) -> Any:
+            return clipping.times(gradient(path), factor)
+
+        for path in raw:
+            if type(rules[path]).check_step is not Rule.check_step:
+                rules[path].check_step(path, self._arrays[path], clipped(path), self._state["leaves"][path])
+        self._apply(raw, rules, clipped)
+        return True
+
+    def _check_whole(self) -> None:
+        if self._torn is not None:
+            advice = "Restore parameters and state from before it, and make a new Optimizer."
+            got = "a step that was interrupted while this leaf was written"
+            raise TornError(self._torn or "parameter", got, "parameters and state of one step", advice)
+        leaves = optree.tree_leaves(self._params, none_is_leaf=True)
+        if len(leaves) != len(self._arrays) or any(
+            now is not then for now, then in zip(leaves, self._flat.leaves.values(), strict=True)
+        ):
+            now = tree.align(self._flat, self._params, "parameters")
+            path = next((p for p, w in self._flat.leaves.items() if now[p] is not w), "parameters")
+            advice = "Write into the array (w[...] = x), or make a new Optimizer."
+            raise StructureError(
+                path or "parameter", "another array than at the start", "the same one", advice
+            )
+
+    def _checked(self, grads: Any) -> dict[str, Any]:
+        raw = {path: g for path, g in tree.align(self._flat, grads).items() if g is not None}
+        for path, g in raw.items():
+            backends.check_array_library(path or "gradient", g)
+            check_plain(path or "gradient", g)
+            check_gradient(path, self._arrays[path], g)
+        return {path: self._apart(g) for path, g in raw.items()}
+
+    def _apart(self, g: Any) -> Any:
+        """``g``, copied if it lies in a parameter's memory, which another leaf's step may overwrite first."""
+        if isinstance(g, RowSparse):
+            return RowSparse(g.indices, self._apart(g.rows), g.shape)
+        return g.copy() if any(True for _ in self._places.overlapping(g)) else g
+
+    def _prepared(self, path: str, g: Any, scale: float) -> Any:
+        return prepare(g, self._arrays[path].dtype, scale, self._nonfinite)
+
+    def _rules_now(self, learning_rate: Any) -> dict[str, Rule]:
+        now: dict[int, Rule] = {}
+        for rule in self._rules.values():
+            if id(rule) not in now:
+                own = rule if learning_rate is None else rule.replace(learning_rate=learning_rate)
+                now[id(rule)] = own.at(self._state["step"] + 1)
+        return {path: now[id(rule)] for path, rule in self._rules.items()}
+
+    def _apply(self, paths: Iterable[str], rules: dict[str, Rule], gradient: Callable[[str], Any]) -> None:
+        # The mark is set before and taken away after: whatever ends the loop early leaves it. A kernel
+        # raises a MemoptError only before it writes, so that one at the first leaf has changed nothing.
+        begun = False
+        for path in paths:
+            self._torn = path
+            try:
+                step = self._choices[path].variant.step
+                step(rules[path], self._arrays[path], gradient(path), self._state["leaves"][path])
+            except MemoptError:
+                self._torn = path if begun else None
+                raise
+            begun = True
+        self._state["step"] += 1
+        self._torn = None
+
+    @property
+    def params(self) -> Any:
+        """The tree that was passed in, with its own arrays."""
+        return self._params
+
+    @property
+    def state(self) -> State:
+        """The live state: ``{"step": applied steps, "leaves": {path: {slot: array or counter}}}``."""
+        return self._state
+
+    @property
+    def step_count(self) -> int:
+        """Applied steps; skipped ones do not count."""
+        return self._state["step"]
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of all slots of all leaves, each leaf's counters included."""
+        return sum(np.asarray(v).nbytes for leaf in self._state["leaves"].values() for v in leaf.values())
+
+    def explain(self) -> str:
+        """One line a leaf: path, dtype and shape, rule, kernel variant, and why this one."""
+        return explain(self._arrays, self._rules, self._choices)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Put the leaf's path in front of an error about it."""
+    try:
+        yield
+    except MemoptError as error:
+        if not path or error.where.startswith(path):
+            raise
+        raise type(error)(f"{path}: {error.where}", error.got, error.wanted, error.advice) from error
