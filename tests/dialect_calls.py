@@ -131,6 +131,7 @@ CALLS = [
     keras("AdamW", limits=FLOAT32_CORRECTION, learning_rate=0.05),
     keras("AdamW", learning_rate=0.05, weight_decay=0.5, epsilon=2.0),
     keras("Adafactor", limits=FLOAT32_DECAY),
+    keras("Adafactor", limits=FLOAT32_DECAY, weight_decay=0.1),
     keras(
         "Adafactor",
         limits=FLOAT32_DECAY,

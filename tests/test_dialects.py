@@ -30,7 +30,6 @@ REFUSED = [
     (lambda: keras.SGD(use_ema=True), "Polyak"),
     (lambda: keras.Adam(beta1=0.9), "Check the spelling"),
     (lambda: keras.SGD(schedules.Constant(0.1), momentum=0.9), "inside the momentum"),
-    (lambda: keras.Adafactor(weight_decay=0.1), "decays before"),
     (lambda: transformers.Adafactor(lr=0.1), "relative_step=False"),
     (lambda: transformers.Adafactor(relative_step=False), "Pass lr"),
     (lambda: transformers.Adafactor(lr=0.1, relative_step=False, warmup_init=True), "relative_step=True"),

@@ -189,22 +189,21 @@ def Adafactor(
 ) -> Rule:
     """``keras.optimizers.Adafactor``: the step is min(learning_rate, 1 / sqrt t) with any ``relative_step``.
 
-    Keras also keeps a full-size ``velocity`` for every matrix; the rule does not need it.
+    Keras decays before it takes the parameter's size. It also keeps a full-size ``velocity`` for every
+    matrix, which the rule does not need.
 
     Examples
     --------
     >>> Adafactor().step_size
     'relative'
     """
-    advice = "Keras decays before it takes the parameter's size: decay the parameters yourself."
-    must_be(None, "keras.Adafactor(weight_decay)", weight_decay, advice)
-    _decay("Adafactor", weight_decay, common)
     return AdafactorRule(
         learning_rate=learning_rate,
         decay_exponent=beta_2_decay,
         eps1=epsilon_1,
         eps2=epsilon_2,
         clip_threshold=clip_threshold,
+        **_decay("Adafactor", weight_decay, common) | {"weight_decay_mode": "before"},
     )
 
 
