@@ -1,4 +1,4 @@
-r"""Families of hash functions h_j: items -> buckets and s_j: items -> signs, a pair for each row j of a sketch.
+r"""Families of hash functions h_j: items -> buckets and s_j: items -> signs, a pair for each row of a sketch.
 
 A family is a frozen dataclass without arrays; its member is fixed by (seed, row), so that a sketch stores one
 seed and no tables. The keys of row j are the words 4 j, ..., 4 j + 3 of the SplitMix64 stream that starts at

@@ -9,6 +9,7 @@ once to the compute dtype.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Collection
 from typing import Any
@@ -30,6 +31,12 @@ def returns(*names: str) -> Callable[[Expression], Expression]:
     return mark
 
 
+@functools.cache
+def parameters(expression: Expression) -> tuple[str, ...]:
+    """The names of an expression's arguments, looked up once: a step asks at every call."""
+    return tuple(inspect.signature(expression).parameters)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Elementwise(Rule):
     """A rule whose step is the same expression at every entry. Subclasses are dataclasses."""
@@ -48,7 +55,7 @@ class Elementwise(Rule):
         expression = self.expression(state.keys())
         numbers = {name: round_to(w, value) for name, value in self.coefficients(t).items()}
         known = {"w": w, "g": g, **state, **numbers}
-        members = expression(*(known[name] for name in inspect.signature(expression).parameters))
+        members = expression(*(known[name] for name in parameters(expression)))
         values = dict(zip(expression.returns, members, strict=True))  # type: ignore[attr-defined]
         return {**values, "t": np.int64(t)} if "t" in state else values
 
