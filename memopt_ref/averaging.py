@@ -16,9 +16,9 @@ import numpy as np
 from . import tree
 from .checks import check_parameter
 from .errors import ShapeError
+from .parts import fields
 from .parts.schedule import Number
 from .parts.slots import accumulator_dtype
-from .rules import fields
 from .rules.elementwise import round_to
 
 

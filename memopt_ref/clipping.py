@@ -20,9 +20,8 @@ import numpy as np
 from . import tree
 from .checks import check_gradient
 from .nonfinite import prepare
-from .parts import sums
+from .parts import fields, sums
 from .parts.row_sparse import RowSparse
-from .rules import fields
 
 #: Exponents within which float64 squares keep all their bits, with room for 2^60 terms.
 _SAFE = 480

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .errors import HyperparameterError, NonFiniteError
+from .parts import fields
 from .parts.row_sparse import RowSparse
 from .parts.slots import compute_dtype
-from .rules import fields
 
 POLICIES = ("raise", "skip", "zero", "propagate")
 _positive = fields.number(low=0, open_low=True, scheduled=False).metadata["check"]

@@ -21,8 +21,8 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import HyperparameterError
+from .parts import fields
 from .parts.schedule import Product, Schedule
-from .rules import fields
 
 __all__ = [
     "Constant",

@@ -1,1 +1,1 @@
-"""What rules are made of: covers, sketches, hashing, Top-K, quantisers, row-sparse gradients, metrics, sums."""
+"""What rules are made of: covers, sketches, hashing, Top-K, quantisers, row-sparse gradients, sums."""

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HyperparameterError
-from . import sums
+from . import fields, sums
 from .scalar import ratio, select, sign
 from .slots import zeros_like
 from .top_k import Blocks
@@ -42,16 +41,8 @@ class Compressor:
         """A delta in (0, 1] that holds for every tensor of this shape (or vector of this length)."""
         raise NotImplementedError
 
-    def _check(self, name: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            where = f"{type(self).__name__}.{name}"
-            raise HyperparameterError(
-                where, repr(getattr(self, name)), wanted, "Choose a value in this range."
-            )
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+    def __post_init__(self) -> None:
+        fields.check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +89,9 @@ class TopK(Compressor):
     (array([ 0., -3.,  2.]), 0.5)
     """
 
-    density: float = 0.01
-    k: int | None = None
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        plain = self.density.item() if isinstance(self.density, np.generic) else self.density
-        object.__setattr__(self, "density", plain)
-        real = isinstance(plain, int | float) and not isinstance(plain, bool)
-        self._check("density", real and 0 < plain <= 1, "a number in (0, 1]")
-        self._check("k", _is_count(self.k), "an integer >= 1 or None")
-        self._check("block", _is_count(self.block), "an integer >= 1 or None")
+    density: float = fields.number(0.01, 0, 1, open_low=True, scheduled=False)
+    k: int | None = fields.integer(None, 1, optional=True)
+    block: int | None = fields.integer(None, 1, optional=True)
 
     def blocks(self, size: int) -> Blocks:
         """The blocks of a vector of this size."""
@@ -148,10 +131,7 @@ class ScaledSign(Compressor):
     array([ 1.5, -1.5,  1.5,  0. ])
     """
 
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        self._check("block", _is_count(self.block), "an integer >= 1 or None")
+    block: int | None = fields.integer(None, 1, optional=True)
 
     def __call__(self, x: Any) -> Any:
         """Mean magnitude of the block, with the signs of x."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import HyperparameterError, ShapeError
+from . import fields
 from .cover import Cover, Indices, Shape
 from .hashing import Avalanche, HashFamily
 from .slots import Slot, accumulator_dtype
@@ -192,25 +193,14 @@ class HashCover(Cover):
     (2, 8, 4)
     """
 
-    depth: int
-    width: int
-    seed: int = 0
-    of: str = "entries"
-    hash: HashFamily = Avalanche()
+    depth: int = fields.integer(low=1)
+    width: int = fields.integer(low=1, high=2**31 - 1)
+    seed: int = fields.integer(0, 0, 2**64 - 1)
+    of: str = fields.choice("entries", "rows")
+    hash: HashFamily = fields.instance(Avalanche(), HashFamily)
 
     def __post_init__(self) -> None:
-        for name, low, high in (("depth", 1, 2**31), ("width", 1, 2**31 - 1), ("seed", 0, 2**64 - 1)):
-            value = getattr(self, name)
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-            if not (whole and low <= int(value) <= high):
-                where, wanted = f"HashCover.{name}", f"an integer in [{low}, {high}]"
-                raise HyperparameterError(where, repr(value), wanted, "Choose a value in this range.")
-            object.__setattr__(self, name, int(value))
-        if self.of not in ("entries", "rows"):
-            wanted = "'entries' or 'rows'"
-            raise HyperparameterError("HashCover.of", repr(self.of), wanted, "Choose one of these.")
-        if not isinstance(self.hash, HashFamily):
-            raise HyperparameterError("HashCover.hash", repr(self.hash), "a HashFamily", "Pass an instance.")
+        fields.check_fields(self)
 
     def slots(self, shape: Shape, dtype: Any, merge: str | None = "max") -> dict[str, Slot]:
         """One accumulator a bucket (and column)."""

@@ -29,7 +29,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import HyperparameterError
+from . import fields
 from .random import uniform
 
 DTYPES = {
@@ -99,25 +99,13 @@ class Quantiser:
     array([0., 1., 2., 3.])
     """
 
-    bits: int = 4
-    bucket: int = 64
-    rounding: str = "nearest"
-    bounds_dtype: str | None = "bfloat16"
+    bits: int = fields.integer(4, 1, 16)
+    bucket: int = fields.integer(64, 1)
+    rounding: str = fields.choice("nearest", "stochastic")
+    bounds_dtype: str | None = fields.choice(*DTYPES, None)
 
     def __post_init__(self) -> None:
-        for name, low, high in (("bits", 1, 16), ("bucket", 1, math.inf)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-                wanted = f"an integer in [{low}, {high}]"
-                raise HyperparameterError(
-                    f"Quantiser.{name}", repr(value), wanted, "Choose a value in this range."
-                )
-            object.__setattr__(self, name, int(value))
-        for name, words in (("rounding", ("nearest", "stochastic")), ("bounds_dtype", (*DTYPES, None))):
-            value = getattr(self, name)
-            if value not in words:
-                wanted = "one of " + ", ".join(map(repr, words))
-                raise HyperparameterError(f"Quantiser.{name}", repr(value), wanted, "Choose one of these.")
+        fields.check_fields(self)
 
     @property
     def levels(self) -> int:

@@ -46,12 +46,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import HyperparameterError
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import maximum, minimum, ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype, counter, like_parameter
 from ..parts.sums import along_rows, down_columns, over_tensor
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 

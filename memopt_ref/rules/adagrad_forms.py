@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
-from ..parts import sums
+from ..parts import fields, sums
 from ..parts.metric import Metric
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype
-from . import fields
 from .base import LeafState, Rule, Values
 
 

@@ -21,11 +21,11 @@ from collections.abc import Collection, Mapping
 from math import sqrt as real_sqrt
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter
-from . import fields
 from .elementwise import Elementwise, Expression, returns
 
 

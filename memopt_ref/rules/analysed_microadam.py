@@ -27,13 +27,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import HyperparameterError
+from ..parts import fields
 from ..parts.compressors import Compressor, TopK
 from ..parts.metric import Metric
 from ..parts.quantize import Quantiser
 from ..parts.scalar import maximum, ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter, seed_slot
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 

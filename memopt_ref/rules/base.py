@@ -21,12 +21,13 @@ import numpy as np
 from .. import tree
 from ..checks import check_gradient, check_parameter
 from ..errors import HyperparameterError
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.random import leaf_seed
 from ..parts.row_sparse import RowSparse
 from ..parts.schedule import Number, Schedule
 from ..parts.slots import Slot, compute_dtype
-from . import fields, rows
+from . import rows
 
 LeafState = Mapping[str, Any]
 Values = dict[str, Any]
@@ -68,7 +69,6 @@ class Rule:
         fields.check_fields(self)
 
     # What a family says
-    # ------------------------------------------------------------------------------------------
 
     def slots(self, shape: tuple[int, ...], dtype: Any) -> dict[str, Slot]:
         """The state that a parameter of this shape and dtype needs, by the names that ``step`` uses.
@@ -98,10 +98,9 @@ class Rule:
         return ""
 
     def check_step(self, path: str, w: Any, g: Any, state: LeafState) -> None:
-        """Raise StabilityError if this step is known to diverge; asked of every leaf before the first is written."""
+        """Raise StabilityError if this step is known to diverge; asked before any leaf is written."""
 
     # What follows
-    # ------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -151,19 +150,26 @@ class Rule:
         Parameters
         ----------
         params : array, or a dict/list/tuple tree of arrays
-            float64, float32, float16 or bfloat16.
+            float64, float32, float16 or bfloat16; of NumPy, or of any library with ``__dlpack__`` or
+            ``__array__``, in host memory.
 
         Returns
         -------
         dict
-            ``{"step": 0, "leaves": {path: {slot: array}}}``.
+            ``{"step": 0, "leaves": {path: {slot: array}}}``; arrays of the parameter's library, counters
+            NumPy scalars.
 
         Raises
         ------
         DtypeError, ShapeError, StructureError
             A leaf that the rule cannot serve, or two leaves of one path.
+        BackendError
+            A leaf on a device.
         """
         leaves = tree.flatten(params).leaves
+        if (arrays := tree.elsewhere(leaves.values())) is not None:
+            foreign: State = arrays.init(self, params)
+            return foreign
         for path, w in leaves.items():
             check_parameter(path, w)
         return {"step": 0, "leaves": {path: self.init_leaf(w, path) for path, w in leaves.items()}}
@@ -174,6 +180,8 @@ class Rule:
         Parameters
         ----------
         params : tree of arrays
+            Of NumPy or any library with ``__dlpack__`` or ``__array__``; each leaf's results come back in
+            its own.
         grads : tree of the same structure
             A leaf may be None (untouched: neither weights nor state nor its own ``t`` move) or a RowSparse.
         state : State
@@ -186,11 +194,15 @@ class Rule:
 
         Raises
         ------
-        StructureError, ShapeError, DtypeError, RowIndexError
+        StructureError, ShapeError, DtypeError, RowIndexError, BackendError
             Before anything is computed.
         """
         flat = tree.flatten(params)
         by_path = tree.align(flat, grads)
+        slots = (leaf.values() for leaf in state["leaves"].values())
+        if (arrays := tree.elsewhere(flat.leaves.values(), by_path.values(), *slots)) is not None:
+            foreign: tuple[Any, State] = arrays.update(self, params, grads, state)
+            return foreign
         for path, w in flat.leaves.items():
             check_parameter(path, w)
             check_gradient(path, w, by_path[path])
@@ -235,6 +247,9 @@ class Rule:
         if self.is_scheduled:
             wanted = "a rule with numbers"
             raise HyperparameterError(self.name, "a schedule", wanted, "Call rule.at(step).values(...).")
+        if (arrays := tree.elsewhere((w, g), state.values())) is not None:
+            foreign: Values = arrays.values(self, w, g, state)
+            return foreign
         w = np.asarray(w)
         if isinstance(g, RowSparse):
             return rows.step(self, w, g, state).whole(w, state)

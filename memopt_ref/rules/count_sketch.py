@@ -25,11 +25,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, seed_slot
-from . import fields
 from .base import LeafState, Values
 from .elementwise import returns, round_to
 from .sketch_state import Manner, SketchedRule, forbid_without_count_min

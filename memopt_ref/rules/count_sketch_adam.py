@@ -20,11 +20,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter, seed_slot
-from . import fields
 from .adam import Adam
 from .base import LeafState, Values
 from .elementwise import returns, round_to

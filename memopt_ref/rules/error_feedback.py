@@ -28,12 +28,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..parts import fields
 from ..parts.compressors import Compressor, TopK
 from ..parts.error_buffer import ErrorBuffer
 from ..parts.metric import Metric
 from ..parts.schedule import Number
 from ..parts.slots import Slot, like_parameter
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 

@@ -31,11 +31,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import HyperparameterError
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import maximum, minimum, power, ratio, select, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, like_parameter
-from . import fields
 from .elementwise import Elementwise, Expression, returns
 
 

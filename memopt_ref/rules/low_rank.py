@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype, counter, like_parameter
 from ..parts.sums import along_rows, down_columns, over_tensor
-from . import fields
 from .adam import Adam
 from .base import LeafState, Rule, Values
 from .count_sketch_adam import along_adam

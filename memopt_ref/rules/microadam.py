@@ -33,13 +33,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..parts import fields
 from ..parts.error_buffer import ErrorBuffer
 from ..parts.quantize import DTYPES
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, zeros_like
 from ..parts.top_k import Blocks
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 

@@ -24,11 +24,11 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.scalar import maximum, ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter
-from . import fields
 from .elementwise import Elementwise, Expression, returns
 
 

@@ -18,10 +18,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter
-from . import fields
 from .elementwise import Elementwise, Expression, returns
 
 

@@ -31,12 +31,12 @@ from typing import Any
 
 import numpy as np
 
+from ..parts import fields
 from ..parts.metric import Metric
 from ..parts.roots import assemble, eigen_power, eigenpairs
 from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype, counter, like_parameter
 from ..parts.sums import along_rows
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 

@@ -31,13 +31,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import HyperparameterError, ShapeError, StabilityError
+from ..parts import fields
 from ..parts.hashing import Avalanche, HashFamily, moment_seed
 from ..parts.row_sparse import RowSparse
 from ..parts.scalar import maximum
 from ..parts.sketch_table import add_into, combine_rows, estimates, raise_into
 from ..parts.sketches import CountMinSketch, CountSketch, Sketch
 from ..parts.slots import Slot, accumulator_dtype, compute_dtype
-from . import fields
 from .base import LeafState, Rule, Values
 from .elementwise import round_to
 from .rows import RowStep

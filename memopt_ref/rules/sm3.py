@@ -41,12 +41,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import HyperparameterError
+from ..parts import fields
 from ..parts.covers import AxisCover, Cover
 from ..parts.metric import Metric
 from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, like_parameter
-from . import fields
 from .base import LeafState, Rule, Values
 
 Accumulators = dict[str, Any]

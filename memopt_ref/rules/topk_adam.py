@@ -20,11 +20,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..parts import fields
 from ..parts.compressors import Compressor, TopK
 from ..parts.metric import Metric
 from ..parts.schedule import Number
 from ..parts.slots import Slot, counter, like_parameter
-from . import fields
 from .adam import Adam
 from .base import LeafState, Rule, Values
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import HyperparameterError
-from ..parts.schedule import Schedule
+from .schedule import Schedule
 
 Check = Callable[[str, Any], Any]
 
@@ -89,8 +89,8 @@ def integer(
     return _field(default, check)
 
 
-def choice(default: str, *others: str) -> Any:
-    """Field that holds one of a few words; the first is the default."""
+def choice(default: str, *others: str | None) -> Any:
+    """Field that holds one of a few words (or None, if that is among them); the first is the default."""
     words = (default, *others)
 
     def check(where: str, value: Any) -> Any:
