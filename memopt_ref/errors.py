@@ -82,3 +82,23 @@ class CorpusError(MemoptError, ValueError):
 
 class FileFormatError(MemoptError, ValueError):
     """A file (safetensors header, model configuration) is not what it claims to be."""
+
+
+class CheckpointError(MemoptError, ValueError):
+    """A checkpoint cannot be written, read or applied."""
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint could not be written; the one before it is as it was."""
+
+
+class CheckpointFormatError(CheckpointError, FileFormatError):
+    """A file is damaged, cut short or no checkpoint of a known version."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A whole checkpoint does not belong to these parameters or this rule."""
+
+
+class CheckpointWarning(UserWarning):
+    """A part of a rule, such as a function, is not stored; loading needs it again."""

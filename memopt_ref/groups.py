@@ -44,7 +44,7 @@ def assign(leaves: Mapping[str, Any], rule: Rule, groups: Iterable[Any]) -> dict
     >>> rules["a/bias"].learning_rate, rules["a/kernel"].learning_rate
     (1.0, 0.01)
     """
-    _check_rule("rule", rule)
+    check_rule("rule", rule)
     chosen: dict[str, Rule] = {}
     for number, group in enumerate(groups):
         where = f"groups[{number}]"
@@ -52,7 +52,7 @@ def assign(leaves: Mapping[str, Any], rule: Rule, groups: Iterable[Any]) -> dict
             advice = "Write ('*.bias', Adam()), for example."
             raise HyperparameterError(where, repr(group), "a pair (pattern, rule)", advice)
         pattern, its_rule = group
-        _check_rule(where, its_rule)
+        check_rule(where, its_rule)
         matched = [path for path, w in leaves.items() if _matches(where, pattern, path, w)]
         if not matched:
             wanted = "a pattern that matches a leaf"
@@ -62,7 +62,8 @@ def assign(leaves: Mapping[str, Any], rule: Rule, groups: Iterable[Any]) -> dict
     return {path: chosen.get(path, rule) for path in leaves}
 
 
-def _check_rule(where: str, rule: Any) -> None:
+def check_rule(where: str, rule: Any) -> None:
+    """Raise HyperparameterError unless ``rule`` is a Rule (and not its class)."""
     if isinstance(rule, type) and issubclass(rule, Rule):
         got, advice = f"the class {rule.__name__}", f"Make one: {rule.__name__}()."
         raise HyperparameterError(where, got, "a rule", advice)

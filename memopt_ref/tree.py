@@ -6,10 +6,13 @@ path is the empty string.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import optree
 
 from .errors import StructureError
@@ -72,3 +75,27 @@ def align(params: Flat, other: Any, what: str = "gradients") -> dict[str, Any]:
         advice = "Pass a tree of the same structure; a leaf without a gradient is None."
         raise StructureError(what, got, f"the {len(params.leaves)} paths of the parameters", advice)
     return {path: leaves[path] for path in params.leaves}
+
+
+def is_foreign(leaf: Any) -> bool:
+    """Whether this is an array of another library than NumPy: it has ``__dlpack__`` or ``__array__``.
+
+    >>> is_foreign(np.ones(2)), is_foreign(np.float32(1)), is_foreign(None)
+    (False, False, False)
+    """
+    return _is_foreign(type(leaf))
+
+
+def _is_foreign(kind: type) -> bool:
+    own = issubclass(kind, np.ndarray | np.generic)
+    return not own and (hasattr(kind, "__dlpack__") or hasattr(kind, "__array__"))
+
+
+def elsewhere(*leaves: Iterable[Any]) -> ModuleType | None:
+    """None if no leaf is foreign; otherwise :mod:`memopt_ref.interop.arrays`, which serves such trees."""
+    # A tree has many leaves and few types: this costs a tree of NumPy arrays next to nothing.
+    if not any(map(_is_foreign, set(map(type, chain.from_iterable(leaves))))):
+        return None
+    from .interop import arrays
+
+    return arrays

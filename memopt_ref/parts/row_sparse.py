@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, RowIndexError, ShapeError
+from .. import tree
+from ..errors import BackendError, RowIndexError, ShapeError, StructureError
 
 #: DLPack's codes of memory that the host can read: plain and pinned.
 _HOST = (1, 3)
@@ -19,7 +20,8 @@ def _on_host(name: str, x: Any) -> NDArray[Any]:
     if device is not None and not isinstance(x, np.ndarray) and device()[0] not in _HOST:
         advice = "Copy them yourself: a device array is never copied to the host silently."
         raise BackendError("RowSparse", f"{name} on a device", f"{name} in host memory", advice)
-    return np.asarray(x)
+    arrays = tree.elsewhere((x,))
+    return np.asarray(x) if arrays is None else np.asarray(arrays.as_numpy(x, where=f"RowSparse {name}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,3 +116,76 @@ class RowSparse:
         g = np.asarray(g)
         active = np.flatnonzero((g != 0).any(axis=tuple(range(1, g.ndim))))
         return cls(active, g[active], g.shape)
+
+    @classmethod
+    def from_csr(cls, indptr: Any, indices: Any, entries: Any, shape: tuple[int, ...]) -> RowSparse:
+        """The rows of a matrix in compressed row storage that store an entry (a stored zero counts).
+
+        Parameters
+        ----------
+        indptr : array of int, shape [m + 1]
+            Row i stores the entries ``indptr[i]:indptr[i + 1]``.
+        indices : array of int, shape [k]
+            Their columns, in any order; entries of one place are added in the order in which they occur.
+        entries : array, shape [k]
+        shape : tuple of int
+            (m, n).
+
+        Raises
+        ------
+        RowIndexError
+            A column is out of range.
+        ShapeError
+            ``shape`` is not that of a matrix, or ``indptr`` does not fit it.
+        """
+        where = "RowSparse.from_csr"
+        indptr, indices = (
+            _on_host(n, x).astype(np.int64) for n, x in (("indptr", indptr), ("indices", indices))
+        )
+        entries = _on_host("entries", entries)
+        if len(shape) != 2 or indptr.shape != (shape[0] + 1,) or np.any(np.diff(indptr) < 0):
+            got = f"shape {tuple(shape)} and offsets of shape {indptr.shape}"
+            advice = "Pass the three arrays of one matrix."
+            raise ShapeError(where, got, "(m, n) and m + 1 offsets that do not descend", advice)
+        if indptr[0] != 0 or not indptr[-1] == indices.size == entries.size:
+            got = f"offsets to {indptr[-1]}, {indices.size} columns and {entries.size} entries"
+            raise ShapeError(where, got, "equal numbers", "Pass the three arrays of one matrix.")
+        if indices.size and not (indices.min() >= 0 and indices.max() < shape[1]):
+            bad = indices[(indices < 0) | (indices >= shape[1])][0]
+            raise RowIndexError(where, f"column {bad}", f"columns in [0, {shape[1]})", "Check the matrix.")
+        lengths = np.diff(indptr)
+        active = np.flatnonzero(lengths)
+        rows = np.zeros((active.size, shape[1]), entries.dtype)
+        place = np.repeat(np.arange(active.size), lengths[active])
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add.at(rows, (place, indices), entries)
+        return cls(active, rows, (shape[0], shape[1]))
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> RowSparse:
+        """A ``scipy.sparse`` matrix or array in CSR format; SciPy itself is not imported.
+
+        Parameters
+        ----------
+        matrix : scipy.sparse.csr_array or csr_matrix, shape [m, n]
+            Duplicate entries are added; the rows come out dense.
+
+        Raises
+        ------
+        StructureError
+            Not a matrix in CSR format.
+
+        Examples
+        --------
+        >>> from scipy.sparse import csr_array
+        >>> g = RowSparse.from_scipy(csr_array(([5.0, 7.0], ([2, 0], [1, 0])), shape=(4, 2)))
+        >>> g.indices, g.rows
+        (array([0, 2]), array([[7., 0.],
+               [0., 5.]]))
+        """
+        found = getattr(matrix, "format", None)
+        if found != "csr" or len(matrix.shape) != 2:
+            got = f"a {type(matrix).__name__}" + (f" in {found} format" if isinstance(found, str) else "")
+            advice = "Convert it with .tocsr(), or a dense gradient with RowSparse.from_dense."
+            raise StructureError("RowSparse.from_scipy", got, "a matrix in CSR format", advice)
+        return cls.from_csr(matrix.indptr, matrix.indices, matrix.data, matrix.shape)
