@@ -23,8 +23,6 @@ RunAll = Callable[[Sequence[Trial], Progress], list[Run]]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 MAX_WORKERS = 8
-#: About the spread of perplexities over seeds.
-SAME = 1.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +118,8 @@ def compare(
 
 
 def chosen(runs: Sequence[Run]) -> Run:
-    """The run of a grid whose learning rate is taken: the smallest that is as good as the best.
-
-    One seed does not tell perplexities apart that differ by less than ``SAME``; of such rates a short run
-    favours the larger ones, on which a long run may break.
-    """
-    limit = SAME * min(run.validation_perplexity for run in runs)
-    return min((r for r in runs if r.validation_perplexity <= limit), key=lambda r: r.trial.learning_rate)
+    """The run of a grid whose learning rate is taken: the best; of equals the one with the smallest rate."""
+    return min(runs, key=lambda run: (run.validation_perplexity, run.trial.learning_rate))
 
 
 def number_of_runs(contenders: Sequence[Contender], settings: Settings) -> int:

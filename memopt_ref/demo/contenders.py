@@ -78,29 +78,29 @@ CONTENDERS = (
         AdaGrad(),
         CountSketchAdaGrad(compression=COMPRESSION),
     ),
-    Contender("adam", "Adam", (0.01, 0.02, 0.005, 0.04), Adam()),
+    Contender("adam", "Adam", (0.005, 0.01, 0.0025, 0.02), Adam()),
     Contender(
         "adafactor",
         "Adafactor",
-        (0.01, 0.02, 0.005, 0.04),
+        (0.005, 0.01, 0.0025, 0.02),
         # The paper's own step size leaves no learning rate to choose; the grid chooses it, as for the others.
         Adafactor(step_size="fixed", scale_parameter=False),
     ),
     Contender(
         "cs-adam-v",
         "CountSketchAdam V",
-        (0.01, 0.02, 0.005, 0.04),
+        (0.005, 0.01, 0.0025, 0.02),
         Adam(),
         CountSketchAdam(compression=COMPRESSION, moments="second"),
     ),
     Contender(
         "cs-adam",
         "CountSketchAdam M+V",
-        (0.01, 0.02, 0.005, 0.04),
+        (0.005, 0.01, 0.0025, 0.02),
         Adam(),
         CountSketchAdam(compression=COMPRESSION),
     ),
-    Contender("microadam", "MicroAdam", (0.01, 0.02, 0.005, 0.04), MicroAdam()),
+    Contender("microadam", "MicroAdam", (0.005, 0.01, 0.0025, 0.02), MicroAdam()),
 )
 
 BY_KEY = {contender.key: contender for contender in CONTENDERS}

@@ -91,7 +91,7 @@ def introduction(comparison: Comparison) -> str:
         f"{model.width}, a tanh layer between, {comparison.parameters:,} parameters) learns to predict a "
         f"word from the {model.context} before it: {comparison.steps:,} steps, sampled softmax in training, "
         "full softmax in evaluation. Every optimizer starts from the same weights and sees the same batches; "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; each learning rate comes from a small grid on the "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; each learning rate is the best of a small grid on the "
         "validation words, constant and then falling to zero over the last quarter of the steps."
     )
 

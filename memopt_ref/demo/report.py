@@ -114,8 +114,7 @@ def grids(comparison: Comparison) -> Sheet:
         rows.append((contender.key, *cells, *[""] * (most - len(cells))))
     note = (
         f"Learning rate: validation perplexity after {steps} steps, a quarter of a run, with the first seed; "
-        "[taken] is the smallest rate within 2 % of the best. * it is at the end of its grid: a wider grid "
-        "might do better."
+        "the [best] is taken. * it is at the end of its grid: a wider grid might do better."
     )
     return Sheet("The grid", ("optimizer", *[">"] * most), tuple(rows), note)
 
