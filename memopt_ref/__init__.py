@@ -56,13 +56,80 @@ _NAMES = {
     "backends": ["use_backend"],
     "errors": ["MemoptError"],
 }
-_MODULES = ["averaging", "backends", "clipping", "dialects", "errors", "interop", "schedules", "theory"]
+_MODULES = [
+    "averaging",
+    "backends",
+    "clipping",
+    "dialects",
+    "errors",
+    "interop",
+    "schedules",
+    "theory",
+]
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; tests/test_imports.py holds it against the table above
     from importlib.machinery import ModuleSpec
+
+    from . import averaging as averaging
+    from . import backends as backends
+    from . import clipping as clipping
+    from . import dialects as dialects
+    from . import errors as errors
+    from . import interop as interop
+    from . import schedules as schedules
+    from . import theory as theory
+    from .backends import use_backend as use_backend
+    from .errors import MemoptError as MemoptError
+    from .optimizer import Optimizer as Optimizer
+    from .parts.compressors import Identity as Identity
+    from .parts.compressors import OneBit as OneBit
+    from .parts.compressors import ScaledSign as ScaledSign
+    from .parts.compressors import TopK as TopK
+    from .parts.covers import AxisCover as AxisCover
+    from .parts.covers import HashCover as HashCover
+    from .parts.covers import IndexCover as IndexCover
+    from .parts.fixed_hashes import LegacyHash as LegacyHash
+    from .parts.fixed_hashes import TableHash as TableHash
+    from .parts.frequent import FrequentItems as FrequentItems
+    from .parts.hashing import Avalanche as Avalanche
+    from .parts.hashing import CarterWegman as CarterWegman
+    from .parts.hashing import MultiplyShift as MultiplyShift
+    from .parts.quantize import Quantiser as Quantiser
+    from .parts.row_sparse import RowSparse as RowSparse
+    from .parts.schedule import Schedule as Schedule
+    from .parts.sketches import CountMinSketch as CountMinSketch
+    from .parts.sketches import CountSketch as CountSketch
+    from .parts.slots import Slot as Slot
+    from .planner import plan as plan
+    from .planner import state_nbytes as state_nbytes
+    from .rules.adafactor import Adafactor as Adafactor
+    from .rules.adagrad import AdaGrad as AdaGrad
+    from .rules.adagrad_forms import AdaGradNorm as AdaGradNorm
+    from .rules.adagrad_forms import FullMatrixAdaGrad as FullMatrixAdaGrad
+    from .rules.adagrad_forms import RowWiseAdaGrad as RowWiseAdaGrad
+    from .rules.adam import Adam as Adam
+    from .rules.adam import AdamW as AdamW
+    from .rules.amsgrad import AMSGrad as AMSGrad
+    from .rules.analysed_microadam import AnalysedMicroAdam as AnalysedMicroAdam
+    from .rules.base import Rule as Rule
+    from .rules.count_sketch import CountSketchAdaGrad as CountSketchAdaGrad
+    from .rules.count_sketch import CountSketchMomentum as CountSketchMomentum
+    from .rules.count_sketch_adam import CountSketchAdam as CountSketchAdam
+    from .rules.count_sketch_adam import CountSketchRMSProp as CountSketchRMSProp
+    from .rules.error_feedback import EF21 as EF21
+    from .rules.error_feedback import ErrorFeedbackSGD as ErrorFeedbackSGD
+    from .rules.ftrl import FTRLProximal as FTRLProximal
+    from .rules.ggt import GGT as GGT
+    from .rules.low_rank import LowRankAdam as LowRankAdam
+    from .rules.microadam import MicroAdam as MicroAdam
+    from .rules.rmsprop import RMSProp as RMSProp
+    from .rules.sgd import SGD as SGD
+    from .rules.shampoo import Shampoo as Shampoo
+    from .rules.sm3 import SM3 as SM3
+    from .rules.topk_adam import TopKAdam as TopKAdam
 
 
 class _NotInstalled:

@@ -164,3 +164,15 @@ def test_the_tests_run_in_a_plain_checkout():
         "import memopt_ref\n", "import conftest, memopt_ref\n"
     )
     run(code)
+
+
+def test_type_checkers_see_the_names_that_load_lazily():
+    tree = ast.parse(Path(memopt_ref.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.asname: f"{node.module or alias.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.level == 1
+        for alias in node.names
+    }
+    assert seen == memopt_ref._HOME | {name: name for name in memopt_ref._MODULES}

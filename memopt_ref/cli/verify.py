@@ -1,0 +1,324 @@
+"""``memopt verify``: whether the theorems hold for the rules, and which link of a proof breaks if not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import Progress
+
+from ..errors import HyperparameterError
+from ..theory import bounds as theorems
+from ..theory import games, suites
+from ..theory import verify as theory
+from ..theory.bounds import Bound
+from ..theory.suites import Entry
+from ..theory.verify import INCONCLUSIVE, VIOLATED, Record
+from .output import console, json_option, print_json, table
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group()
+def verify() -> None:
+    """Regret bounds held against the rules of this library; every subcommand takes --json.
+
+    Verdicts: N/A (an assumption about the game is not met), VIOLATED, UNPROVEN (the bound held, a link of its
+    proof does not), INCONCLUSIVE (the comparator is not known well enough), VACUOUS, TIGHT (ratio >= 0.99),
+    HOLDS.
+
+    Exit codes: 0 every verdict is as expected; 1 one is not, or a mutant survives; 2 the input is wrong; 3
+    only an interval is too wide.
+    """
+
+
+@verify.command("list")
+@click.option("--family", metavar="NAME", help="One family, such as adagrad.")
+@json_option
+def list_(family: str | None, as_json: bool) -> None:
+    """The theorems, by family."""
+    found = [b for b in theorems.all_bounds().values() if family in (None, b.family)]
+    if not found:
+        wanted = f"one of {', '.join(theorems.FAMILIES)}"
+        raise HyperparameterError("--family", repr(family), wanted, "Leave it out to see all.")
+    if as_json:
+        print_json([_sheet(bound) for bound in found])
+        return
+    rows = [[b.id, "false" if b.known_false else b.kind, b.D, b.statement] for b in found]
+    console().print(table(["id", "kind", "D", "statement"], rows))
+
+
+@verify.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """One theorem: statement, source, errata, which D, the proof."""
+    bound = theorems.get(name)
+    if as_json:
+        print_json(_sheet(bound))
+        return
+    out = console()
+    for heading, text in _sheet(bound).items():
+        if text not in ("", False):
+            out.print(f"{heading:12} {text}", markup=False, soft_wrap=True)
+
+
+def _sheet(bound: Bound) -> dict[str, Any]:
+    return {
+        "id": bound.id,
+        "statement": bound.statement,
+        "source": bound.source,
+        "errata": bound.errata,
+        "D": f"{bound.D}, {bound.norm}",
+        "kind": bound.kind,
+        "corollary": bound.corollary,
+        "known_false": bound.known_false,
+        "about": " ".join((type(bound).__doc__ or "").split()),
+    }
+
+
+@verify.command()
+@click.option("--suite", type=click.Choice(sorted(suites.SUITES)), default="core", show_default=True)
+@click.option(
+    "--bound", "name", metavar="ID", help="Only this theorem, or family; with --game any play of it."
+)
+@click.option("--game", "game", metavar="NAME", help=f"One of {', '.join(games.BY_NAME)}.")
+@click.option("-T", "rounds", type=click.IntRange(1), default=256, show_default=True, help="With --game.")
+@click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True)
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    suite: str,
+    name: str | None,
+    game: str | None,
+    rounds: int,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Play and judge: a suite, a part of it, or one bound on one game."""
+    entries = _entries(suite, name, game, rounds, dtype)
+    records = []
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("playing", total=len(entries))
+        for record in suites.run(entries):
+            records.append(record)
+            progress.update(task, advance=1, description=record.bound)
+    code = suites.exit_code(records)
+    if as_json:
+        print_json({"exit_code": code, "records": [record.to_dict() for record in records]})
+    else:
+        _show(records)
+    ctx.exit(code)
+
+
+def _entries(suite: str, name: str | None, game: str | None, rounds: int, dtype: str) -> list[Entry]:
+    if game is not None:
+        if game not in games.BY_NAME:
+            wanted = f"one of {', '.join(games.BY_NAME)}"
+            raise HyperparameterError("--game", repr(game), wanted, "Check the spelling.")
+        if name is None:
+            raise HyperparameterError("--bound", "nothing", "a theorem", "Name one with --bound.")
+        bound = theorems.get(name)
+        bad = (VIOLATED, theory.UNPROVEN, INCONCLUSIVE)
+        fine = tuple(v for v in theory.VERDICTS if bound.known_false or v not in bad)
+        return [Entry(bound, games.BY_NAME[game], rounds, fine, dtype)]
+    entries = suites.SUITES[suite]()
+    chosen = [e for e in entries if name is None or name in (e.bound.id, e.bound.family)]
+    if not chosen:
+        theorems.get(str(name))
+        wanted = "a theorem of this suite"
+        raise HyperparameterError("--bound", repr(name), wanted, "Play it with --game.")
+    return chosen
+
+
+def _show(records: list[Record]) -> None:
+    out = console()
+    out.print(
+        table(["bound", "game", ">T", ">regret", ">bound", ">ratio", "verdict", ""], map(_row, records))
+    )
+    unexpected = [record for record in records if not record.ok]
+    for record in unexpected:
+        line = f"{record.bound} on {record.game}, T = {record.T}: {record.verdict}"
+        out.print(f"{line}, expected {' or '.join(record.expected)}", markup=False, soft_wrap=True)
+        for text in record.broken or [record.reason]:
+            out.print(f"    {text}", markup=False, soft_wrap=True)
+    done = f"{len(records)} plays, {len(unexpected)} not as expected"
+    out.print(f"\n{done}, {sum(record.seconds for record in records):.1f} s", markup=False)
+
+
+def _row(record: Record) -> list[str]:
+    if record.verdict == theory.NOT_APPLICABLE:
+        return [record.bound, record.game, str(record.T), "", "", "", record.verdict, record.reason]
+    broken = "; ".join(text.partition(":")[0] for text in record.broken)
+    numbers = [f"{record.measured[0]:.4g}", f"{record.value:.4g}", f"{record.ratio:.3f}"]
+    return [record.bound, record.game, str(record.T), *numbers, record.verdict, broken]
+
+
+@verify.command()
+@click.argument("name")
+@click.option("-T", "rounds", type=click.IntRange(2, 4096), default=20, show_default=True)
+@click.option("--search", type=click.Choice(["hill", "signs"]), default="hill", show_default=True)
+@click.option("--factor", type=float, default=1.0, show_default=True, help="Of the bound's own rate.")
+@click.option("--generations", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--save", type=FILE, metavar="FILE", help="Write the witness as JSON.")
+@json_option
+@click.pass_context
+def attack(
+    ctx: click.Context,
+    name: str,
+    rounds: int,
+    search: str,
+    factor: float,
+    generations: int,
+    seed: int,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Search for the worst loss sequence on [-1, 1] for one theorem (or a wrong rate of it).
+
+    --search signs tries all 2^T sign sequences (T up to 28). A violation is replayed in exact or 50-digit
+    arithmetic before it is reported. Exit code 1 if the bound is violated.
+    """
+    from ..theory import search as searching
+    from ..theory import witness as witnesses
+
+    bound = theorems.get(name)
+    if not 0 < factor < float("inf"):
+        raise HyperparameterError(
+            "--factor", repr(factor), "a positive number", "1 attacks the theorem itself."
+        )
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=generations)
+        if search == "signs":
+            if rounds > 28:
+                raise HyperparameterError("-T", str(rounds), "at most 28", "Time doubles with each round.")
+            searching.per_coordinate(bound, 1.0 * _ones(1), rounds)
+            worst = searching.exhaustive(searching.player(bound, rounds, factor), rounds)
+            gradients: Any = [float(sign) for sign in worst.signs]
+        else:
+
+            def note(done: int, ratio: float) -> None:
+                progress.update(task, completed=done, description=f"{name} {ratio:.4f}")
+
+            _, gradients = searching.hill(
+                bound, rounds, factor=factor, generations=generations, seed=seed, progress=note
+            )
+    witness = witnesses.shorten(bound, gradients, factor)
+    exact = witnesses.replay(witness)
+    if save is not None:
+        witness.save(save)
+    fields = {
+        "bound": name,
+        "factor": factor,
+        "T": rounds,
+        "search": search,
+        "seed": seed,
+        "ratio": exact.ratio,
+        "violated": exact.violated,
+        "arithmetic": exact.kind,
+        "gradients": list(witness.gradients),
+    }
+    _tell(fields, as_json)
+    ctx.exit(1 if exact.violated else 0)
+
+
+def _ones(n: int) -> Any:
+    import numpy as np
+
+    return np.ones(n)
+
+
+@verify.command()
+@click.argument("file", type=FILE)
+@json_option
+@click.pass_context
+def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
+    """Play a witness file again, in fractions or 50 digits. Exit code 1 if the bound is violated."""
+    from ..theory import witness as witnesses
+
+    witness = witnesses.Witness.load(file)
+    exact = witnesses.replay(witness)
+    fields = {
+        "bound": witness.bound,
+        "factor": witness.factor,
+        "T": len(witness.gradients),
+        "arithmetic": exact.kind,
+        "regret": exact.regret,
+        "value": exact.value,
+        "ratio": exact.ratio,
+        "violated": exact.violated,
+        "links": exact.record.links,
+        "broken": exact.record.broken,
+    }
+    _tell(fields, as_json)
+    ctx.exit(1 if exact.violated else 0)
+
+
+def _tell(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(fields)
+        return
+    out = console()
+    for name, value in fields.items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else value
+        out.print(f"{name:12} {text}", markup=False, soft_wrap=True)
+
+
+@verify.command()
+@click.option("--only", default="", metavar="TEXT", help="Mutants whose name contains this.")
+@json_option
+@click.pass_context
+def mutate(ctx: click.Context, only: str, as_json: bool) -> None:
+    """Wrong rules that claim a bound, and what catches each. Exit code 1 if one survives."""
+    from ..theory import mutants
+
+    names = [m.id for m in mutants.table() if only in m.id]
+    if not names:
+        known = ", ".join(m.id for m in mutants.table())
+        raise HyperparameterError("--only", repr(only), f"a part of one of {known}", "Check the spelling.")
+    kills = []
+    with Progress(console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("playing", total=len(names))
+        for kill in mutants.kill_matrix(only):
+            kills.append(kill)
+            progress.update(task, advance=1, description=kill.mutant.id)
+    survivors = [kill.mutant.id for kill in kills if not kill.killed]
+    if as_json:
+        rows = [
+            {
+                "mutant": k.mutant.id,
+                "title": k.mutant.title,
+                "bound": k.mutant.bound.id,
+                "ratio": k.sharp.ratio,
+                "by_ratio": k.by_ratio,
+                "link": k.mutant.link,
+                "by_link": k.by_link,
+                "broken_on_dull_game": k.dull.broken,
+                "killed": k.killed,
+            }
+            for k in kills
+        ]
+        print_json({"mutants": rows, "survivors": survivors, "negatives": mutants.NEGATIVES})
+    else:
+        shown = [
+            [
+                k.mutant.id,
+                k.mutant.bound.id,
+                k.sharp.game,
+                f"{k.sharp.ratio:.3f}",
+                "yes" if k.by_ratio else "",
+                "; ".join(text.partition(":")[0] for text in k.dull.broken),
+            ]
+            for k in kills
+        ]
+        out = console()
+        columns = ["mutant", "claims", "sharp game", ">ratio", "by ratio", "links broken on a dull game"]
+        out.print(table(columns, shown))
+        out.print("\nHonest negatives, which no ratio here sees:", markup=False)
+        for what, instead in mutants.NEGATIVES.items():
+            out.print(f"  {what}: {instead}", markup=False, soft_wrap=True)
+        out.print(f"\n{len(kills)} mutants, {len(survivors)} survive: {', '.join(survivors)}", markup=False)
+    ctx.exit(1 if survivors else 0)

@@ -1,0 +1,162 @@
+"""Suites: lists of plays with the verdicts that are right for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import bounds as bounds_module
+from . import games
+from .bounds import Bound
+from .bounds.amsgrad import ConstantBeta, Theorem4WithoutAlpha
+from .geometry import L2Ball
+from .play import Game
+from .verify import HOLDS, INCONCLUSIVE, NOT_APPLICABLE, TIGHT, VACUOUS, VIOLATED, Record, verify
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a suite: a bound, a game for a horizon, and the verdicts that are right."""
+
+    bound: Bound
+    game: Callable[[int], Game]
+    T: int
+    expected: tuple[str, ...] = (HOLDS, TIGHT)
+    dtype: str = "float64"
+
+
+def _ball(shape: tuple[int, ...], r: float = 1.0) -> L2Ball:
+    return L2Ball(r, shape)
+
+
+def core() -> list[Entry]:
+    """Links of every bound on dull games, and the sharp endpoints that take little time."""
+    get = bounds_module.get
+    entries = [Entry(get("ogd.tuned"), games.BY_NAME["zigzag_run"], 4**k, (TIGHT,)) for k in range(1, 6)]
+    entries.append(Entry(get("ogd.tuned"), games.BY_NAME["orthogonal"], 256, (TIGHT,)))
+    dull: list[Callable[[int], Game]] = [
+        lambda T: games.rademacher((3,)),
+        lambda T: games.tiny_kick(T // 2, T // 2, 1.3, 0.05),
+        lambda T: games.bang_bang((2,)),
+    ]
+    curved = [games.BY_NAME[name] for name in ("logistic", "absolute", "opposite_targets")]
+    for bound in bounds_module.all_bounds().values():
+        if bound.known_false or bound.family in ("sm3", "shampoo", "count_sketch", "experts"):
+            continue
+        if bound.id in ("ogd.sc", "ogd.lstar"):
+            entries.append(Entry(bound, games.BY_NAME["opposite_targets"], 200))
+            continue
+        weak = (HOLDS, TIGHT, VACUOUS) if bound.family == "amsgrad" else (HOLDS, TIGHT)
+        entries += [Entry(bound, make, 80, weak) for make in dull]
+        if bound.kind == "chain" and bound.family in ("ogd", "adagrad", "ftrl"):
+            entries += [Entry(bound, make, 40, (HOLDS, TIGHT, NOT_APPLICABLE)) for make in curved]
+    entries.append(Entry(get("ogd.lstar"), games.BY_NAME["realizable"], 200, (HOLDS, VACUOUS)))
+    for name in ("sm3.I", "sm3.II", "sm3.I.eta", "sm3.II.eta"):
+        entries += [
+            Entry(get(name), lambda T: games.rademacher((4, 6)), 100),
+            Entry(get(name), lambda T: games.sparse_iid(6, 5), 150, (HOLDS, VACUOUS)),
+            Entry(get(name), lambda T: games.row_active(6, 5), 150),
+            Entry(get(name), lambda T: games.single_hot(20, 20), 100),
+            Entry(get(name), lambda T: games.cold_row(50), 100),
+        ]
+    counted = get("count_sketch.adagrad")
+    for make in (games.sparse_iid, games.row_active):
+        entries.append(Entry(counted, _of_size(make, 8, 2), 120, (HOLDS, VACUOUS)))
+    entries.append(Entry(counted, lambda T: games.power_law(20), 120, (HOLDS, VACUOUS)))
+    for name in ("shampoo.eta", "shampoo.tuned"):
+        entries += [
+            Entry(get(name), lambda T: games.fixed_direction(4, 3), 100),
+            Entry(get(name), lambda T: games.rademacher((3, 2), domain=_ball((3, 2))), 60),
+            Entry(get(name), lambda T: games.rademacher((4,), domain=_ball((4,))), 60),
+        ]
+    entries.append(Entry(get("experts.hedge"), games.BY_NAME["heaviest"], 300))
+    entries.append(Entry(get("adagrad.mirror"), lambda T: games.rademacher((3,)), 300, (HOLDS,), "float32"))
+    entries.append(Entry(get("sm3.II"), lambda T: games.rademacher((4, 6)), 100, (HOLDS,), "float32"))
+    entries += known_false()
+    return entries
+
+
+def _of_size(make: Callable[..., Game], *size: int) -> Callable[[int], Game]:
+    return lambda T: make(*size)
+
+
+def known_false() -> list[Entry]:
+    """Statements that are kept to be caught."""
+    get = bounds_module.get
+    return [
+        Entry(get("adagrad.unprojected"), games.there_and_back, 100, (VIOLATED,)),
+        Entry(get("adagrad.dual.nodelta"), lambda T: games.kick(), 2, (VIOLATED,)),
+        Entry(get("amsgrad.thm4.noalpha"), lambda T: games.constant(), 1000, (VIOLATED,)),
+        Entry(get("amsgrad.abel"), lambda T: games.constant(), 16, (VIOLATED,)),
+        Entry(get("adam.thm41"), lambda T: games.reddi3(), 1500, (VIOLATED,)),
+    ]
+
+
+def full() -> list[Entry]:
+    """The core suite, longer horizons, and the adversaries that need them."""
+    get = bounds_module.get
+    entries = core()
+    entries += [Entry(get("ogd.tuned"), games.BY_NAME["zigzag_run"], 4**6, (TIGHT,))]
+    for T in (256, 1024, 4096):
+        for name in (
+            "ogd.sqrt",
+            "ogd.sqrt2",
+            "ogd.adanorm",
+            "adagrad.mirror",
+            "adagrad.full",
+            "ftrl.proximal",
+        ):
+            entries.append(Entry(get(name), games.BY_NAME["bang_bang"], T))
+            entries.append(Entry(get(name), games.BY_NAME["zigzag_run"], T))
+    false = Theorem4WithoutAlpha(alpha=0.001)
+    entries.append(Entry(false, lambda T: games.constant(), 10_000, (VIOLATED,)))
+    for T in (300, 3000):
+        entries.append(Entry(ConstantBeta(alpha=0.5, beta1=0.0, beta2=0.1), games.BY_NAME["reddi3"], T))
+        entries.append(Entry(get("amsgrad.constant"), games.BY_NAME["bang_bang"], T, (HOLDS, VACUOUS)))
+    entries += [
+        Entry(get("adagrad.unprojected"), games.there_and_back, 10_000, (VIOLATED,)),
+        Entry(get("ogd.sc"), games.BY_NAME["opposite_targets"], 10_000),
+        Entry(get("sm3.I"), lambda T: games.single_hot(100, 100), 100),
+        Entry(get("sm3.II"), lambda T: games.single_hot(30, 30), 400),
+        Entry(get("sm3.II"), lambda T: games.cold_row(1000), 400),
+        Entry(get("adagrad.mirror"), lambda T: games.power_law(600), 1000),
+        Entry(get("shampoo.tuned"), lambda T: games.fixed_direction(4, 3), 1000),
+        Entry(get("shampoo.tuned"), lambda T: small_tensor(), 100, (HOLDS, VACUOUS)),
+        Entry(get("experts.hedge"), games.BY_NAME["heaviest"], 10_000),
+    ]
+    return entries
+
+
+def small_tensor() -> Game:
+    """An order-3 tensor with gradients of rank 1 along every axis."""
+
+    def begin(T: int) -> Any:
+        rng = np.random.default_rng(0)
+        a, b, c = rng.normal(size=(T, 2)), rng.normal(size=(T, 3)), rng.normal(size=(T, 2))
+        g = np.einsum("ti,tj,tk->tijk", a, b, c)
+        return lambda t, x: g[t - 1]
+
+    shape = (2, 3, 2)
+    return Game("rank-1 tensors", L2Ball(1.0, shape), np.zeros(shape), begin, rank=1)
+
+
+SUITES: dict[str, Callable[[], list[Entry]]] = {"core": core, "full": full}
+
+
+def run(entries: Iterable[Entry]) -> Iterator[Record]:
+    """Verify the lines of a suite, one after the other."""
+    for entry in entries:
+        record = verify(entry.bound, entry.game(entry.T), entry.T, dtype=np.dtype(entry.dtype))
+        record.expected = entry.expected
+        yield record
+
+
+def exit_code(records: Iterable[Record]) -> int:
+    """0 if every verdict is one that was expected, 3 if only an interval is too wide, 1 otherwise."""
+    bad = [record for record in records if not record.ok]
+    if not bad:
+        return 0
+    return 3 if all(record.verdict == INCONCLUSIVE for record in bad) else 1
