@@ -59,6 +59,7 @@ _NAMES = {
 _MODULES = [
     "averaging",
     "backends",
+    "checkpoint",
     "clipping",
     "dialects",
     "errors",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_imports.py holds 
 
     from . import averaging as averaging
     from . import backends as backends
+    from . import checkpoint as checkpoint
     from . import clipping as clipping
     from . import dialects as dialects
     from . import errors as errors

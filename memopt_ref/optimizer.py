@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from os import PathLike
+from typing import Any, Literal, Self
 
 import numpy as np
 import optree
@@ -78,6 +79,19 @@ class Optimizer:
         nonfinite: Policy = "raise",
         max_norm: float | None = None,
     ) -> None:
+        self._bind(params)
+        check_policy(nonfinite)
+        self._max_norm = None if max_norm is None else clipping.check_max_norm(max_norm)
+        self._nonfinite = nonfinite
+        self._choose(assign(self._arrays, rule, groups), rule, backend)
+        leaves = {}
+        for path, w in self._arrays.items():
+            with _naming(path):
+                leaves[path] = self._rules[path].init_leaf(w, path)
+        self._state: State = {"step": 0, "leaves": leaves}
+
+    def _bind(self, params: Any) -> None:
+        """Take these arrays for the parameters."""
         self._flat = tree.flatten(params)
         for path, w in self._flat.leaves.items():
             backends.check_array_library(path or "parameter", w)
@@ -85,19 +99,15 @@ class Optimizer:
             check_writable(path, w)
         self._arrays = {path: np.asarray(w) for path, w in self._flat.leaves.items()}
         self._places = Places(self._arrays)
-        check_policy(nonfinite)
-        self._max_norm = None if max_norm is None else clipping.check_max_norm(max_norm)
-        self._nonfinite = nonfinite
         self._params = params
-        self._rules = assign(self._arrays, rule, groups)
         self._torn: str | None = None
-        self._choices, leaves = {}, {}
+
+    def _choose(self, rules: dict[str, Rule], default: Rule, backend: str) -> None:
+        """Take these rules, and a kernel for each leaf."""
+        self._rules, self._default, self._choices = rules, default, {}
         for path, w in self._arrays.items():
-            own = self._rules[path]
             with _naming(path):
-                self._choices[path] = backends.select(own, w.shape, w.dtype, "numpy", backend)
-                leaves[path] = own.init_leaf(w, path)
-        self._state: State = {"step": 0, "leaves": leaves}
+                self._choices[path] = backends.select(rules[path], w.shape, w.dtype, "numpy", backend)
 
     def step(self, grads: Any, learning_rate: Any = None, scale: float = 1.0) -> bool:
         """One step of every leaf that has a gradient, in place.
@@ -206,6 +216,107 @@ class Optimizer:
             begun = True
         self._state["step"] += 1
         self._torn = None
+
+    def save(self, path: str | PathLike[str], params: bool = False, keep: int = 2) -> None:
+        """Write a checkpoint: rules, options and the whole state, in a file that is whole or not there.
+
+        A crash at any moment leaves the old file or the new one. Equal contents give equal bytes.
+
+        Parameters
+        ----------
+        path : path
+            The layout is that of safetensors, and every byte is under a checksum.
+        params : bool
+            Store the parameters too.
+        keep : int
+            How many generations to keep, >= 1: ``path``, ``path.1`` (the one before it), ...
+
+        Raises
+        ------
+        CheckpointError
+            A dtype or path that cannot be stored.
+        CheckpointWriteError
+            The system refused; the file that was there is as it was.
+        TornError
+            A step was interrupted after it had begun to write.
+
+        Warns
+        -----
+        CheckpointWarning
+            A rule holds what cannot be stored, such as ``schedules.Function`` or a class of your own; pass it
+            to :meth:`load` again. All the rest is stored.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from memopt_ref.rules.adam import Adam
+        >>> w = np.ones(2)
+        >>> opt = Optimizer(w, Adam())
+        >>> opt.step(np.array([1.0, -2.0]))
+        True
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     opt.save(os.path.join(folder, "run.memopt"))
+        ...     resumed = Optimizer.load(os.path.join(folder, "run.memopt"), w)
+        >>> resumed.step_count, resumed.state["leaves"][""]["m"]
+        (1, array([ 0.1, -0.2]))
+        """
+        self._check_whole()
+        from .checkpoint import store  # and with it its checksums, only when they are needed
+
+        about = (self._rules, self._default, self._state, self._nonfinite, self._max_norm)
+        store.save(path, self._arrays, *about, params=params, keep=keep)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        params: Any,
+        rule: Rule | None = None,
+        groups: Iterable[tuple[Pattern, Rule]] = (),
+        backend: str = "auto",
+    ) -> Self:
+        """Go on from a checkpoint, bit for bit.
+
+        Parameters
+        ----------
+        path : path
+            Written by :meth:`save`.
+        params : tree of arrays
+            Of the paths, shapes and dtypes that were saved. If the file holds the parameters they are written
+            into these arrays, when all else has been checked; otherwise these are the parameters.
+        rule : Rule, optional
+            In place of the stored rule of the leaves that no group matched.
+        groups : iterable of (pattern, Rule)
+            In place of the stored rules of the leaves that they match.
+        backend : {"auto", "numpy", ...}
+            As in :class:`Optimizer`; it is not stored.
+
+        Returns
+        -------
+        Optimizer
+            With the stored rules, state, step count, ``nonfinite`` and ``max_norm``.
+
+        Raises
+        ------
+        CheckpointFormatError
+            The file is damaged, or no checkpoint.
+        CheckpointMismatchError
+            A leaf, dtype, shape or slot is stored that is not wanted, or the other way round, or a rule that
+            is not stored was not passed. Nothing is cast.
+        CheckpointError
+            The file cannot be read.
+        """
+        from .checkpoint import store
+
+        self = cls.__new__(cls)
+        self._bind(params)
+        found = store.load(path, self._arrays, rule, groups)
+        self._nonfinite, self._max_norm = found.nonfinite, found.max_norm
+        self._choose(found.rules, found.default, backend)
+        self._state = found.state
+        for own, w in (found.params or {}).items():
+            self._arrays[own][...] = w
+        return self
 
     @property
     def params(self) -> Any:

@@ -14,6 +14,7 @@ from ..errors import MemoptError
 COMMANDS = {
     "compare": "Train one language model on real text with every optimizer: quality against bytes.",
     "plan": "Exact bytes of optimizer state for a model, without allocating it, and what fits.",
+    "checkpoint": "What a saved optimizer holds, and whether every byte of it is whole.",
     "verify": "Regret bounds held against the rules: verdicts, broken links, worst loss sequences.",
     "dialects": "Conventions of other libraries' optimizers side by side, with their differences.",
 }

@@ -115,7 +115,8 @@ class IndexCover(Cover):
     def slots(self, shape: Shape, dtype: Any, merge: str | None = "max") -> dict[str, Slot]:
         """One accumulator a set."""
         n = prod(shape)
-        held = np.zeros(n, bool)
+        # As many members as there are cannot hold more entries: a shape costs no more than the cover.
+        held = np.zeros(min(n, 1 + sum(map(len, self.sets))), bool)
         for r, members in enumerate(self.sets):
             outside = [i for i in members if not 0 <= i < n]
             if not members or outside:
@@ -124,7 +125,7 @@ class IndexCover(Cover):
                 raise ShapeError(
                     f"IndexCover.sets[{r}]", got, wanted, f"The parameter has the shape {shape}."
                 )
-            held[list(members)] = True
+            held[[i for i in members if i < held.size]] = True
         if not held.all():
             got = f"no set with entry {int(np.argmin(held))}"
             raise ShapeError(
