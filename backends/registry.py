@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from memopt_ref.errors import BackendError
 from memopt_ref.rules.base import Rule
 
+from . import fits
+
 #: ``bitwise``: the reference's bits for every thread count and layout. ``fma``: products and sums fused.
 #: ``reassoc``: another order of sums. Only the first competes by default, so a choice never changes a result.
 NUMERICS = ("bitwise", "fma", "reassoc")
@@ -41,7 +43,8 @@ class Variant:
     numerics : {"bitwise", "fma", "reassoc"}
         What its bits have to do with the reference's.
     supports : function of (rule, shape, dtype)
-        ``(True, why)`` or ``(False, what is missing)``; it is asked with the rule as built.
+        ``(True, why)`` or ``(False, what is missing)``, nothing being said of a rule that the variant is not
+        for; it is asked with the rule as built.
     step : Kernel
         The step itself.
     """
@@ -69,6 +72,8 @@ class Backend:
         Imported when first chosen; defines ``VARIANTS``, the preferred one first.
     needs : str, optional
         A distribution's import name without which it cannot run.
+    check : function, optional
+        Further conditions: ``(True, ...)`` or ``(False, why not)``, found out without importing it.
     automatic : bool
         Whether ``"auto"`` may choose it: installing a backend alone changes nothing.
     """
@@ -77,6 +82,7 @@ class Backend:
     library: str
     module: str
     needs: str | None = None
+    check: Callable[[], tuple[bool, str]] | None = None
     automatic: bool = field(default=False, kw_only=True)
 
     def available(self) -> tuple[bool, str]:
@@ -87,7 +93,7 @@ class Backend:
             return False, f"this release has no {self.name} kernels{have}"
         if not installed:
             return False, f"{self.needs} is not installed"
-        return True, "ready"
+        return (True, "ready") if self.check is None else self.check()
 
     def variants(self) -> tuple[Variant, ...]:
         """Its kernels; imports its module."""
@@ -178,6 +184,8 @@ def status() -> StatusTable:
 
 # In the order of automatic choice; the reference serves everything and comes last among those for NumPy
 # arrays.
-register(Backend("numba", "numpy", f"{__package__}.numba_cpu", needs="numba", automatic=True))
+register(
+    Backend("numba", "numpy", f"{__package__}.numba_cpu", needs="numba", check=fits.numba, automatic=True)
+)
 register(Backend("cupy", "cupy", f"{__package__}.cupy_gpu", needs="cupy", automatic=True))
 register(Backend("numpy", "numpy", f"{__package__}.numpy_ref", automatic=True))

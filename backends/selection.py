@@ -110,12 +110,17 @@ def select(
     candidates = rivals if wished is None else [wished, *(b for b in rivals[-1:] if b is not wished)]
     refusals: list[str] = []
     for candidate in candidates:
+        said = len(refusals)
         for variant in candidate.variants():
             fits, reason = variant.supports(rule, shape, dtype)
             if fits and variant.numerics == "bitwise":
                 why = "; ".join(refusals) or _why(rule, wished, source, len(rivals))
                 return Choice(variant, candidate, why)
-            refusals.append(f"{variant.name}: {f'its numerics are {variant.numerics}' if fits else reason}")
+            if fits or reason:
+                own = f"its numerics are {variant.numerics}" if fits else reason
+                refusals.append(f"{variant.name}: {own}")
+        if len(refusals) == said:
+            refusals.append(f"{candidate.name}: no kernel for {rule.name} yet")
     advice = f"memopt_ref.backends.status() lists them ({'; '.join(refusals) or 'none is available'})."
     raise BackendError(source, f"{rule.name} on {library} arrays", "a backend with a kernel for it", advice)
 

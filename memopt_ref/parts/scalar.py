@@ -61,5 +61,7 @@ def ratio(numerator: Any, denominator: Any) -> Any:
     array([0.5, 0. , 0. ])
     """
     zero = denominator == 0
+    if not np.any(zero):
+        return numerator / denominator
     one_for_zero = np.where(zero, np.ones_like(denominator), denominator)
     return np.where(zero, np.zeros_like(denominator), numerator / one_for_zero)

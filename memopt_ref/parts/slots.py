@@ -65,7 +65,9 @@ class Slot:
         if self.dtype == object and w.size and isinstance(value, int | float):
             # An object of the parameter's kind: 0.0 would turn fractions into floats.
             value = w.reshape(-1)[0] * 0 + (int(value) if value == int(value) else value)
-        array = np.empty(self.shape, self.dtype)
+        # An element-wise slot lies in memory as its parameter does, so that a step walks both in one order.
+        alike = isinstance(w, np.ndarray) and w.shape == self.shape
+        array = np.empty_like(w, self.dtype, subok=False) if alike else np.empty(self.shape, self.dtype)
         array[...] = value
         return array
 

@@ -32,22 +32,25 @@ def _power_of_two_at_least(n: int) -> int:
 def leaf_sums(x: Any) -> Any:
     """Sums of the leaves along the last axis: shape [..., n] becomes [..., max(ceil(n / 512), 1)].
 
-    For n < 128 only the lanes that hold an entry are formed: joining with +0 changes nothing, since a lane
-    that started at +0 is never -0.
+    For n < 128 only the lanes that hold an entry are formed, and +0 is added once, at the end: a sum of
+    numbers is -0 only if all of them are, so nothing else depends on it.
     """
     n = x.shape[-1]
     leaves = max(-(-n // LEAF), 1)
     lanes = min(LANES, _power_of_two_at_least(max(n, 1)))
     deep = min(LEAF // LANES, max(-(-n // lanes), 1)) if leaves == 1 else LEAF // LANES
-    padded = np.zeros((*x.shape[:-1], leaves * deep * lanes), x.dtype)
-    padded[..., :n] = x
-    parts = padded.reshape(*x.shape[:-1], leaves, deep, lanes)
-    total = parts[..., 0, :] + padded.dtype.type(0) if x.dtype != object else parts[..., 0, :]
+    if n != leaves * deep * lanes:
+        padded = np.zeros((*x.shape[:-1], leaves * deep * lanes), x.dtype)
+        padded[..., :n] = x
+        x = padded
+    parts = x.reshape(-1, deep, lanes)
+    total = parts[:, 0]
     for k in range(1, deep):
-        total = total + parts[..., k, :]
+        total = total + parts[:, k]
     while total.shape[-1] > 1:
-        total = total[..., 0::2] + total[..., 1::2]
-    return total[..., 0]
+        total = total[:, 0::2] + total[:, 1::2]
+    zero = 0 if x.dtype == object else x.dtype.type(0)
+    return (total[:, 0] + zero).reshape(*x.shape[:-1], leaves)
 
 
 def along_rows(x: Any) -> Any:

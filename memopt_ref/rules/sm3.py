@@ -48,8 +48,34 @@ from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, like_parameter
 from .base import LeafState, Rule, Values
+from .elementwise import returns
 
 Accumulators = dict[str, Any]
+
+
+@returns("nu")
+def accumulated(least: Any, g: Any, kept: Any, fresh: Any) -> tuple[Any, ...]:
+    """SM3-II's nu' from the least of an entry's accumulators."""
+    return (kept * least + fresh * (g * g),)
+
+
+@returns("w", "denominator", "u")
+def descended(w: Any, g: Any, nu: Any, learning_rate: Any, eps_root: Any, eps: Any) -> tuple[Any, ...]:
+    """w' = w - lr g / sqrt(nu)."""
+    denominator = sqrt(nu + eps_root) + eps
+    u = ratio(g, denominator)
+    return w - learning_rate * u, denominator, u
+
+
+@returns("w", "m", "denominator", "u")
+def descended_along_mean(
+    w: Any, g: Any, nu: Any, m: Any, learning_rate: Any, momentum: Any, share: Any, eps_root: Any, eps: Any
+) -> tuple[Any, ...]:
+    """The same along the mean of such steps."""
+    denominator = sqrt(nu + eps_root) + eps
+    u = ratio(g, denominator)
+    m = momentum * m + share * u
+    return w - learning_rate * m, m, denominator, u
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +173,7 @@ class SM3(Rule):
     def sm3_ii(self, g: Any, mu: Accumulators) -> tuple[Any, Accumulators]:
         """``(nu'_t, mu'_t)`` of SM3-II; the minimum is over the *old* accumulators."""
         kept, fresh = (1, 1) if self.beta2 == 1 else (self.beta2, 1.0 - self.beta2)
-        nu = kept * self.cover.gather(mu, g.shape) + fresh * (g * g)
+        (nu,) = accumulated(self.cover.gather(mu, g.shape), g, kept, fresh)
         top = self.cover.reduce(nu)
         if self.beta2 != 1 and self.ema == "ratchet":
             top = {r: np.maximum(mu[r], top[r]) for r in top}
@@ -157,13 +183,13 @@ class SM3(Rule):
         """Accumulate, precondition, descend."""
         mu = {name: array for name, array in state.items() if name != "m"}
         nu, mu = self.sm3_i(g, mu) if self.variant == "I" else self.sm3_ii(g, mu)
-        denominator = sqrt(nu + self.eps_root) + self.eps
-        u = ratio(g, denominator)
-        values = {**mu, "nu": nu, "denominator": denominator, "u": u}
+        offsets = self.eps_root, self.eps
         if "m" not in state:
-            return {"w": w - self.learning_rate * u, **values}
-        m = self.momentum * state["m"] + (1.0 - self.momentum) * u
-        return {"w": w - self.learning_rate * m, "m": m, **values}
+            w, denominator, u = descended(w, g, nu, self.learning_rate, *offsets)
+            return {"w": w, **mu, "nu": nu, "denominator": denominator, "u": u}
+        rates = self.learning_rate, self.momentum, 1.0 - self.momentum
+        w, m, denominator, u = descended_along_mean(w, g, nu, state["m"], *rates, *offsets)
+        return {"w": w, "m": m, **mu, "nu": nu, "denominator": denominator, "u": u}
 
     def metric(self, values: Mapping[str, Any]) -> Metric | None:
         """H = diag(sqrt(nu + eps_root) + eps) / lr for the direction g; none with momentum."""

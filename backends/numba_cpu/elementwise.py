@@ -1,0 +1,69 @@
+"""Every element-wise rule, from its one expression: in place, one pass, the bits of the reference."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+from memopt_ref.parts.row_sparse import RowSparse
+from memopt_ref.parts.slots import compute_dtype
+from memopt_ref.rules.base import Rule
+from memopt_ref.rules.elementwise import Elementwise
+
+from .. import numpy_ref
+from ..registry import Variant
+from .admit import refusal
+
+#: Entries of a tensor for which it pays to load Numba and its kernels, about half a second.
+WAKE = 16384
+
+_broken = ""
+
+
+def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
+    """Element-wise rules whose expression compiled code can evaluate with the same bits."""
+    if not isinstance(rule, Elementwise):
+        return False, ""
+    reason = _broken or refusal(rule, shape, dtype)
+    return not reason, reason or "one loop over the rule's expression"
+
+
+def step(rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
+    """Step one tensor in place, or only the rows of a row-sparse gradient.
+
+    As long as nothing has loaded Numba, a small tensor is stepped by the reference: the same bits, sooner. So
+    are arrays that no compiled loop can take (unaligned, or in another byte order).
+    """
+    if w.size < WAKE and f"{__package__}.engine" not in sys.modules:
+        numpy_ref.step(rule, w, g, state)
+        return
+    engine = _loaded()
+    t = int(state["t"]) + 1 if "t" in state else 0
+    rows, indices = g, None
+    if isinstance(g, RowSparse):
+        g = g if g.is_coalesced else g.astype(compute_dtype(w.dtype)).coalesced()
+        rows, indices = g.rows, g.indices
+    if engine is None or not engine.step(rule, w, rows, state, t, indices):
+        numpy_ref.step(rule, w, g, state)
+    elif "t" in state:
+        state["t"] = np.int64(t)
+
+
+def _loaded() -> Any:
+    """The engine, or None: a Numba that cannot be loaded costs speed, not the step."""
+    global _broken
+    if not _broken:
+        try:
+            from . import engine
+        except Exception as error:
+            _broken = f"Numba could not be loaded ({error})"
+            warnings.warn(f"memopt_ref: {_broken}: NumPy steps instead", RuntimeWarning, stacklevel=3)
+        else:
+            return engine
+    return None
+
+
+VARIANTS = (Variant(name="numba.elementwise", numerics="bitwise", supports=supports, step=step),)

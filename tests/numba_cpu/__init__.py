@@ -1,0 +1,1 @@
+"""Tests of the compiled CPU kernels, one file a topic."""
