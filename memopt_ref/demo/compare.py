@@ -39,12 +39,15 @@ class Settings:
         Learning rates of the grid, the first of each contender's list.
     jobs : int
         Runs at a time; 0 takes one for each core that this program may use, at most 8.
+    backend : {"auto", "numpy", ...}
+        Whose kernels step the optimizers; the perplexities are the same.
     """
 
     steps: int = 800
     seeds: int = 3
     rates: int = 4
     jobs: int = 0
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name, low in (("steps", 16), ("seeds", 1), ("rates", 1), ("jobs", 0)):
@@ -90,7 +93,7 @@ def compare(
     tell = progress or (lambda run, left: None)
     to_come = len(contenders) * settings.seeds
     grid = [
-        Trial(contender, rate, seed=0, steps=settings.grid_steps, final=False)
+        Trial(contender, rate, 0, settings.grid_steps, final=False, backend=settings.backend)
         for contender in contenders
         for rate in sorted(contender.rates[: settings.rates])
     ]
@@ -99,7 +102,14 @@ def compare(
         grids = {c.key: tuple(run for run in tried if run.trial.contender == c) for c in contenders}
         best = {key: chosen(runs) for key, runs in grids.items()}
         finals = [
-            Trial(contender, best[contender.key].trial.learning_rate, seed, settings.steps, final=True)
+            Trial(
+                contender,
+                best[contender.key].trial.learning_rate,
+                seed,
+                settings.steps,
+                final=True,
+                backend=settings.backend,
+            )
             for seed in range(settings.seeds)
             for contender in contenders
         ]

@@ -40,7 +40,9 @@ class Contender:
     rule: Rule
     tables: Rule | None = None
 
-    def optimizer(self, params: Parameters, learning_rate: float, seed: int, steps: int) -> Optimizer:
+    def optimizer(
+        self, params: Parameters, learning_rate: float, seed: int, steps: int, backend: str = "auto"
+    ) -> Optimizer:
         """An optimizer that steps ``params`` in place; the seed sets the hash functions of a sketch.
 
         The learning rate is constant and falls to zero over the last quarter of the steps: without this, a
@@ -51,7 +53,7 @@ class Contender:
         elsewhere, on_tables = (rule.replace(seed=seed) if hasattr(rule, "seed") else rule for rule in rules)
         groups = [(TABLES, on_tables)] if self.tables is not None else []
         # A diverging run of the grid is an outcome, not an error.
-        return Optimizer(params, elsewhere, groups=groups, nonfinite="propagate")
+        return Optimizer(params, elsewhere, backend, groups=groups, nonfinite="propagate")
 
     @property
     def on_tables(self) -> Rule:

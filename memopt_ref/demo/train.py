@@ -28,6 +28,7 @@ class Trial:
     seed: int
     steps: int
     final: bool
+    backend: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def train(corpus: Corpus, trial: Trial) -> Run:
     """
     model = LanguageModel(vocabulary=len(corpus.vocabulary), context=corpus.context)
     params = model.init(trial.seed)
-    optimizer = trial.contender.optimizer(params, trial.learning_rate, trial.seed, trial.steps)
+    optimizer = trial.contender.optimizer(params, trial.learning_rate, trial.seed, trial.steps, trial.backend)
     stream, noise = batches(corpus.train, trial.seed), np.random.default_rng([trial.seed, 2])
     validation = corpus.validation.spread(CURVE_POSITIONS)
     measured = curve_steps(trial.steps) if trial.final else {trial.steps}
