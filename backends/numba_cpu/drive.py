@@ -121,7 +121,9 @@ def parallel(
 ) -> None:
     """All tiles in ``tasks`` runs of neighbours, which the threads share."""
     for task in numba.prange(tasks):
-        first, last = task * tiles // tasks, (task + 1) * tiles // tasks
+        # prange counts in uint64, for which the tiles' function would be compiled again.
+        own = np.int64(task)
+        first, last = own * tiles // tasks, (own + 1) * tiles // tasks
         step_tiles(kernel, arrays, shape, indices, numbers, tall, broad, first, last)
 
 

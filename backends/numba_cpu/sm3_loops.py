@@ -259,7 +259,8 @@ def long_rows(
                 table[3 + k] = columns
                 table[WORDS + 2 + k] = buffers[k].ctypes.data
                 if partners == 1:
-                    buffers[k, columns : 2 * columns] = 0
+                    for j in range(columns, 2 * columns):
+                        buffers[k, j] = 0
                 pass_row_by_row(True, arrays[k], k, indices, i, partners, begin, columns, buffers[k])
             call_kernel(kernel, table.ctypes.data, 0, 1, numbers.ctypes.data)
             for half in range(partners):
@@ -285,8 +286,10 @@ def short_rows(
     tall = max(1, RUN // width)
     buffers = np.empty((count + 2, tall * width), row.dtype)
     peaks = np.zeros(tall * width, tops.dtype)
+    # Plain loops: an assignment to a slice takes seconds to compile.
     for i in range(tall):
-        buffers[count, i * width : (i + 1) * width] = column
+        for j in range(width):
+            buffers[count, i * width + j] = column[j]
     table = np.empty(2 + 6 + count, np.int64)
     table[0] = width
     table[3], table[4] = buffers[count + 1].ctypes.data, buffers[count].ctypes.data
@@ -386,7 +389,9 @@ def parallel(
 ) -> None:
     """All blocks, which the threads share."""
     for task in numba.prange(down * across):
-        block(kernel, short, arrays, indices, row, column, highs, tops, numbers, down, across, task)
+        # prange counts in uint64, for which the block would be compiled again.
+        own = np.int64(task)
+        block(kernel, short, arrays, indices, row, column, highs, tops, numbers, down, across, own)
 
 
 serial._cache, parallel._cache = KernelCache("sm3-serial"), KernelCache("sm3-parallel")
