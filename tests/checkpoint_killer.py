@@ -44,7 +44,7 @@ def saver(path: Path, step: int, report: int, naive: bool) -> None:
 def write_over(path: Path, contents: bytes, pieces: int = 100) -> None:
     """The naive way: into the old file, and slowly enough for most kills to fall in between."""
     size = -(-len(contents) // pieces)
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         for start in range(0, len(contents), size):
             file.write(contents[start : start + size])
             os.fsync(file.fileno())
@@ -88,7 +88,7 @@ def main(folder: Path, kills: int, seed: int, naive: bool) -> dict[str, int]:
     moments, path = random.Random(seed), folder / "run.memopt"
     lost, left, last = 0, 0, 0
     for _ in range(kills):
-        reported, found = kill_one(path, last, moments.uniform(0, 0.03), naive)
+        reported, found = kill_one(path, last, moments.uniform(0, 0.3 if naive else 0.03), naive)
         lost += found < reported
         last = max(reported, found)
         left = max(left, len(list(folder.glob(".*.tmp"))))
