@@ -55,7 +55,7 @@ def test_no_checkpoint_is_lost_in_50_kills_at_random_moments_of_a_save(tmp_path)
 
 @POSIX
 def test_the_kills_hit_a_save_that_writes_over_the_old_file(tmp_path):
-    assert killed(tmp_path, 15, "naive")["lost"] > 0
+    assert killed(tmp_path, 6, "naive")["lost"] > 0
 
 
 # Errors and crashes at every single call to the system
