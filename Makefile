@@ -12,15 +12,19 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint format types oracles clean
+.PHONY: help venv demo verify test lint format types oracles clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-venv: $(VENV)/with-dev $(VENV)/with-test $(VENV)/with-report ## everything a developer needs, in .venv
+venv: $(VENV)/with-dev $(VENV)/with-test ## everything a developer needs, in .venv
 
-demo: $(VENV)/with-report ## the main job: every optimizer on one language model, as a table and a page
+demo: $(VENV)/with-nothing ## the main job: every optimizer on one language model, as a table and a page
 	$(BIN)/memopt compare
+
+verify: $(VENV)/with-nothing ## the theorems: regret bounds held against the rules and against the fast kernels
+	$(BIN)/memopt verify run --suite core
+	$(BIN)/memopt verify run --suite kernels
 
 test: $(VENV)/with-test ## all tests, except those that need other libraries
 	$(BIN)/python -m pytest -m "not oracle" $(TESTS)
@@ -50,8 +54,12 @@ $(VENV)/bin/python $(ORACLES)/bin/python:
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 # A stamp for each extra, so that a second run starts at once.
-$(VENV)/with-dev $(VENV)/with-test $(VENV)/with-report: $(VENV)/with-%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/with-dev $(VENV)/with-test: $(VENV)/with-%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP) --editable ".[$*]"
+	@touch $@
+
+$(VENV)/with-nothing: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) --editable .
 	@touch $@
 
 $(ORACLES)/with-oracles: pyproject.toml | $(ORACLES)/bin/python

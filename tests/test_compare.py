@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import memopt_ref as mo
+from memopt_ref import plots
 from memopt_ref.cli import main
 from memopt_ref.cli.compare import write
-from memopt_ref.demo import page, plots, report
+from memopt_ref.demo import page, report
 from memopt_ref.demo.compare import Settings, chosen, compare, number_of_runs, workers
 from memopt_ref.demo.contenders import BY_KEY, CONTENDERS, choose
 from memopt_ref.demo.corpus import read_corpus

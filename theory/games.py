@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import problems
 from .geometry import Array, Box, Domain, Everywhere, L2Ball, Simplex
 from .losses import Abs, Logistic, Quadratic
 from .play import Game, Reveal
@@ -428,4 +429,11 @@ BY_NAME: dict[str, Callable[[int], Game]] = {
     "logistic": lambda T: logistic(),
     "absolute": lambda T: absolute(),
     "heaviest": lambda T: heaviest(),
+    "free_signs": lambda T: problems.freely(rademacher((3,))),
+    "slow_side": lambda T: problems.slow_side(10),
+    "crossed_lines": lambda T: problems.crossed_lines(),
+    "biased_coin": lambda T: problems.biased_coin(),
+    "quadratic": lambda T: problems.quadratic(np.linspace(0.1, 1.0, 12)),
+    "bumps": lambda T: problems.bumps(),
+    "cosh_wells": lambda T: problems.cosh_wells(),
 }

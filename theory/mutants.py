@@ -12,19 +12,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ..parts.compressors import TopK
 from ..parts.fixed_hashes import TableHash
 from ..rules.adam import Adam
 from ..rules.rmsprop import RMSProp
 from ..rules.sgd import SGD
 from ..schedules import InverseSqrt
-from . import games, wrong_rules
+from . import games, problems, wrong_rules
 from .bounds import Bound, get
 from .bounds.adagrad import Diagonal
 from .bounds.amsgrad import ConstantBeta
 from .bounds.count_sketch import CountMinAdaGrad
+from .bounds.error_feedback import TopKTuned
+from .bounds.tight_rates import CompressedRate, EF21Rate, FeedbackRate, attaining
 from .geometry import L2Ball
 from .play import Game
 from .players import FollowTheLeader, Hedge
+from .problems import Turn
 from .verify import VIOLATED, Record, verify
 
 Make = Callable[[Bound, Game, int], Any]
@@ -252,6 +258,74 @@ def _of_others() -> Iterator[Mutant]:
     yield Mutant("leader", title, ftrl, leader, trap, 1000, 11.179, None, trap, "R_lin <= C")
 
 
+def _free() -> Game:
+    return problems.freely(games.rademacher((3,), seed=4))
+
+
+def _free_wide() -> Game:
+    return problems.freely(games.rademacher((10,), seed=4))
+
+
+def _of_compressed() -> Iterator[Mutant]:
+    topk, sign, virtual = get("error_feedback.topk"), get("error_feedback.sign"), "virtual iterate"
+    none, spite = own(error_bits=0), in_class(wrong_rules.SpitefulEF)
+    slow, wide, crossed = (
+        _later(problems.slow_side, 2),
+        _later(problems.slow_side, 10),
+        problems.crossed_lines,
+    )
+    rows: list[tuple[str, str, Bound, Make, NewGame, int, float, float]] = [
+        ("top-1 no feedback", "error dropped", topk, none, slow, 100, 2.8183, -0.9883),
+        ("top-1 no feedback long", "error dropped", topk, none, slow, 1000, 8.8099, -29.5483),
+        ("top-1 no feedback wide", "error dropped", topk, none, wide, 100, 1.5233, 0.4653),
+        ("top-1 wrong sign", "e = C(p) - p", topk, spite, slow, 100, 2.8183, -0.9883),
+        ("sign no feedback", "error dropped", sign, none, crossed, 1000, 5.9265, 0.6661),
+    ]
+    for name, title, bound, make, game, T, reached, correct in rows:
+        # Random signs are all of one size: the scaled sign loses nothing there.
+        dull = crossed if bound is sign else _free
+        yield Mutant(name, title, bound, make, game, T, reached, correct, dull, virtual)
+    coarse, title = own(compressor=TopK(k=1)), "a compressor that is coarser than declared"
+    fine = TopKTuned(compressor=TopK(k=5))
+    yield Mutant("coarse top-k", title, fine, coarse, wide, 100, None, None, _free_wide, "error")
+    ogd, coin = get("ogd.tuned"), problems.biased_coin
+    sgd, title = in_class(wrong_rules.SignSGD), "the sign of the gradient"
+    yield Mutant("signSGD", title, ogd, sgd, coin, 2000, 5.9173, 0.632, coin, "metric")
+    rough, bumps = get("error_feedback.nonconvex"), problems.bumps
+    yield Mutant("top-1 bumps", "error dropped", rough, none, bumps, 1000, 2.0246, 0.3667, bumps, virtual)
+
+
+def _of_descent() -> Iterator[Mutant]:
+    steep = _later(problems.quadratic, np.linspace(0.1, 1.0, 12))
+    title = "step x1.25"
+    for kind, angle, reached in (
+        (FeedbackRate, 2.0, 1.3461),
+        (EF21Rate, 2.0, 1.3461),
+        (CompressedRate, 2.0, 1.4295),
+    ):
+        bound = kind(compressor=Turn(0.5, angle))
+        game = _later(attaining, bound)
+        name = f"{bound.id.partition('.')[2]} x1.25"
+        yield Mutant(name, title, bound, rate(1.25), game, 6, reached, 1.0, game, "contraction")
+    pl, forget = get("ef21.pl"), in_class(wrong_rules.ForgetfulEF21)
+    yield Mutant("EF21 forgets", "d <- C(g)", pl, forget, steep, 200, None, None, steep, "recursion")
+    yield Mutant("EF21 x20", "step x20", pl, rate(20.0), steep, 120, 36.0555, 0.0257, steep, "Lyapunov")
+    lemma, hoard = get("microadam.error"), in_class(wrong_rules.HoardingMicroAdam)
+    ones, dull = _later(games.constant, 1.0, (20,)), _later(games.rademacher, (20,))
+    yield Mutant("microadam hoards", "e <- e + g", lemma, hoard, ones, 30, 11.4511, 0.2699, dull, "error")
+    heavy, damp = get("momentum.tuned"), own(dampening=0.9)
+    run, virtual = _later(_freely_constant), "virtual iterate"
+    yield Mutant(
+        "momentum damped", "m <- b m + (1 - b) g", heavy, damp, run, 100, 2.0336, 0.1152, _free, virtual
+    )
+    step, lazy, wells = get("count_sketch.step"), own(decay="lazy"), problems.cosh_wells
+    yield Mutant("lazy sketch", "lazy decay", step, lazy, wells, 60, None, None, wells, "below")
+
+
+def _freely_constant() -> Game:
+    return problems.freely(games.constant())
+
+
 def table() -> list[Mutant]:
     """All of them.
 
@@ -260,7 +334,8 @@ def table() -> list[Mutant]:
     >>> [m.id for m in table()][:2]
     ['ogd x2', 'ogd x0.5']
     """
-    return [*_of_ogd(), *_of_adagrad(), *_of_sm3(), *_of_shampoo(), *_of_sketches(), *_of_others()]
+    old = [*_of_ogd(), *_of_adagrad(), *_of_sm3(), *_of_shampoo(), *_of_sketches(), *_of_others()]
+    return [*old, *_of_compressed(), *_of_descent()]
 
 
 #: Errors that no ratio here sees, and what sees them instead.
@@ -271,6 +346,9 @@ NEGATIVES = {
     "a wrong beta2 in AMSGrad's v": "a residual if the kernel differs from its rule; else conformance tests",
     "Adam on reddi101": "R/T stays near 0.195; the bound is fifty times too loose to see it",
     "SM3-I and SM3-II on diag_hot": "their bound is loose by 160 there: correct, and useless",
+    "EF21 that forgets its direction": "the recursion of |d - grad f|^2; its ratio stays at 0.70",
+    "lazily decayed count-min": "v >= b v + (1 - b) g^2; the sum of the steps is loose by 200",
+    "momentum on random losses": "the virtual iterate; no play known comes above 0.8 of the bound",
     "random losses": "most mutants stay below half of their bound on them; links break all the same",
 }
 

@@ -38,8 +38,9 @@ class Record:
     """One bound held against one play.
 
     ``measured`` is the interval of what the bound bounds (the regret, or the left side of a formula),
-    ``value`` the bound, ``ratio`` the lower end over the bound, ``links`` the chain, ``broken`` the links and
-    step conditions that fail with their lemmas, ``slack`` the measured rounding.
+    ``value`` the bound, ``ratio`` the lower end over the bound, ``links`` the chain and ``lemmas`` what makes
+    each link at least the one before it, ``broken`` the links and step conditions that fail with their
+    lemmas, ``slack`` the measured rounding.
     """
 
     bound: str
@@ -53,6 +54,7 @@ class Record:
     value: float = float("nan")
     ratio: float = float("nan")
     links: list[tuple[str, float]] = field(default_factory=list)
+    lemmas: list[str] = field(default_factory=list)
     checks: list[tuple[str, float, int | None]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     slack: float = 0.0
@@ -66,6 +68,11 @@ class Record:
         if self.expected:
             return self.verdict in self.expected
         return self.verdict not in (VIOLATED, UNPROVEN, INCONCLUSIVE)
+
+    @property
+    def about_regret(self) -> bool:
+        """Whether the chain begins with the regret: other statements bound something else."""
+        return bool(self.links) and self.links[0][0] in ("R", "R_lin")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -98,6 +105,7 @@ def judge(bound: Bound, trace: Trace) -> Record:
     record.measured, record.value, record.slack = (float(low), float(high)), float(value), float(slack)
     record.ratio = float(low / value) if value else (0.0 if low <= 0 else float("inf"))
     record.links = [(link.name, float(link.value)) for link in links]
+    record.lemmas = [link.lemma for link in links]
     record.checks = [(c.name, c.worst, c.step) for c in checks]
     record.broken, record.trivial = broken, float(trace.trivial)
     if low > value + slack:

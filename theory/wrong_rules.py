@@ -14,6 +14,9 @@ from ..parts.metric import Metric
 from ..parts.scalar import ratio
 from ..parts.slots import Slot
 from ..rules.adagrad import AdaGrad
+from ..rules.analysed_microadam import AnalysedMicroAdam
+from ..rules.error_feedback import EF21, ErrorFeedbackSGD
+from ..rules.sgd import SGD
 from ..rules.sm3 import SM3
 
 
@@ -94,3 +97,41 @@ class FactoredAdaGrad(SM3):
     def metric(self, values: Mapping[str, Any]) -> Metric:
         """As AdaGrad's."""
         return Metric.diagonal(values["denominator"] / self.learning_rate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SignSGD(SGD):
+    """Steps along the sign of the gradient."""
+
+    def step(self, w: Any, g: Any, state: Any) -> dict[str, Any]:
+        """w - lr sign(g)."""
+        return super().step(w, np.sign(g), state)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpitefulEF(ErrorFeedbackSGD):
+    """Error feedback with the wrong sign: e <- C(p) - p."""
+
+    def step(self, w: Any, g: Any, state: Any) -> dict[str, Any]:
+        """What was dropped is subtracted."""
+        values = super().step(w, g, state)
+        return values | {"e": -values["e"]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForgetfulEF21(EF21):
+    """Compressed descent: d <- C(g) instead of d + C(g - d)."""
+
+    def step(self, w: Any, g: Any, state: Any) -> dict[str, Any]:
+        """From d = 0 every time."""
+        return super().step(w, g, state | {"d": np.zeros_like(w)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HoardingMicroAdam(AnalysedMicroAdam):
+    """The error keeps what was sent: e <- Q(e + g)."""
+
+    def step(self, w: Any, g: Any, state: Any) -> dict[str, Any]:
+        """Nothing is ever paid off."""
+        values = super().step(w, g, state)
+        return values | {"e": values["e"] + values["g_tilde"]}

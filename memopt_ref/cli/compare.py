@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +16,10 @@ from ..demo.contenders import CONTENDERS, choose
 from ..demo.corpus import read_corpus
 from ..demo.outcome import Comparison
 from ..demo.train import Run
-from .output import console, json_option, table
+from .output import check_folder, console, json_option, table, write
 
-QUICK = {"steps": 160, "seeds": 1, "rates": 2}
+#: On the reference: to compile kernels would take as long as the runs.
+QUICK = {"steps": 160, "seeds": 1, "rates": 2, "backend": "numpy"}
 
 
 @click.command()
@@ -29,12 +29,13 @@ QUICK = {"steps": 160, "seeds": 1, "rates": 2}
 @click.option("--steps", type=int, help=f"Steps of a final run [default: {Settings.steps}].")
 @click.option("--seeds", type=int, help=f"Final runs of each optimizer [default: {Settings.seeds}].")
 @click.option(
-    "--quick", is_flag=True, help="A rough picture in seconds: 160 steps, one seed, two learning rates."
+    "--quick", is_flag=True, help="A rough picture in seconds: 160 steps, one seed, two rates, NumPy."
 )
 @click.option(
     "--rules", help="Comma-separated, of: " + ", ".join(c.key for c in CONTENDERS) + " [default: all]."
 )
 @click.option("--jobs", type=int, default=0, help="Runs at a time [default: one a core, at most 8].")
+@click.option("--backend", help="Kernels of the optimizers: auto, numpy or numba [default: auto].")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -50,6 +51,7 @@ def compare(
     quick: bool,
     rules: str | None,
     jobs: int,
+    backend: str | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -59,10 +61,11 @@ def compare(
     perplexities; seconds are this machine's. Directions of the papers that do not hold here are shown and do
     not change the exit code.
     """
-    given = {"steps": steps, "seeds": seeds, "jobs": jobs}
-    settings = Settings(**{**(QUICK if quick else {}), **{k: v for k, v in given.items() if v is not None}})
+    given = {"steps": steps, "seeds": seeds, "jobs": jobs, "backend": backend}
+    chosen: dict[str, Any] = {**(QUICK if quick else {}), **{k: v for k, v in given.items() if v is not None}}
+    settings = Settings(**chosen)
     contenders = choose([key.strip() for key in rules.split(",")] if rules else None)
-    _check_folder(output)
+    check_folder(output)
     text = read_corpus(corpus)
     log = console(stderr=True)
     log.print(text.describe(), soft_wrap=True, markup=False)
@@ -85,27 +88,6 @@ def _print(comparison: Comparison) -> None:
         out.print(table(made.columns, made.rows, title=made.title))
         if made.note:
             out.print(made.note, style="dim", markup=False)
-
-
-def _check_folder(output: Path) -> None:
-    folder = output.resolve().parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise click.BadParameter(
-            f"the folder {folder} does not exist or cannot be written", param_hint="--output"
-        )
-
-
-def write(output: Path, text: str) -> None:
-    """All of it or nothing: an older page survives a full disk."""
-    descriptor, name = tempfile.mkstemp(dir=output.resolve().parent, prefix=output.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, output)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 @contextmanager

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -15,7 +18,17 @@ from rich.text import Text
 
 from ..sizes import format_size, parse_size
 
-__all__ = ["SIZE", "console", "format_size", "json_option", "print_json", "printable", "table"]
+__all__ = [
+    "SIZE",
+    "check_folder",
+    "console",
+    "format_size",
+    "json_option",
+    "print_json",
+    "printable",
+    "table",
+    "write",
+]
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there."
@@ -82,6 +95,28 @@ def printable(value: Any) -> str:
 def print_json(value: Any) -> None:
     """Print ``value`` as strict JSON: NaN and infinities become null, NumPy scalars become numbers."""
     click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def check_folder(output: Path) -> None:
+    """Before long work: whether its page can be written at all."""
+    folder = output.resolve().parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise click.BadParameter(
+            f"the folder {folder} does not exist or cannot be written", param_hint="--output"
+        )
+
+
+def write(output: Path, text: str) -> None:
+    """All of it or nothing: an older page survives a full disk."""
+    descriptor, name = tempfile.mkstemp(dir=output.resolve().parent, prefix=output.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, output)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def _plain(value: Any) -> Any:

@@ -10,12 +10,14 @@ from rich.progress import Progress
 
 from ..errors import HyperparameterError
 from ..theory import bounds as theorems
-from ..theory import games, suites
+from ..theory import catalogue, games, suites
 from ..theory import verify as theory
-from ..theory.bounds import Bound
+from ..theory.constants import brackets, known
 from ..theory.suites import Entry
 from ..theory.verify import INCONCLUSIVE, VIOLATED, Record
 from .output import console, json_option, print_json, table
+from .verify_foreign import foreign
+from .verify_report import report
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -33,20 +35,42 @@ def verify() -> None:
     """
 
 
+verify.add_command(foreign)
+verify.add_command(report)
+
+
 @verify.command("list")
 @click.option("--family", metavar="NAME", help="One family, such as adagrad.")
+@click.option("--markdown", is_flag=True, help="The documentation's page, with sources and errata.")
+@click.option("--constants", is_flag=True, help="Between what the true constants are known to lie.")
 @json_option
-def list_(family: str | None, as_json: bool) -> None:
+def list_(family: str | None, markdown: bool, constants: bool, as_json: bool) -> None:
     """The theorems, by family."""
+    if constants:
+        _list_constants(as_json)
+        return
+    if markdown:
+        click.echo(catalogue.markdown(), nl=False)
+        return
     found = [b for b in theorems.all_bounds().values() if family in (None, b.family)]
     if not found:
         wanted = f"one of {', '.join(theorems.FAMILIES)}"
         raise HyperparameterError("--family", repr(family), wanted, "Leave it out to see all.")
     if as_json:
-        print_json([_sheet(bound) for bound in found])
+        print_json([catalogue.sheet(bound) for bound in found])
         return
-    rows = [[b.id, "false" if b.known_false else b.kind, b.D, b.statement] for b in found]
+    rows = [[b.id, catalogue.kind(b), b.D, b.statement] for b in found]
     console().print(table(["id", "kind", "D", "statement"], rows))
+
+
+def _list_constants(as_json: bool) -> None:
+    found = list(brackets())
+    if as_json:
+        names = ("below", "above", "witness", "T", "why")
+        print_json([{"bound": b.bound.id} | {name: getattr(b, name) for name in names} for b in found])
+        return
+    rows = [[b.bound.id, f"{b.below:.4g}", f"{b.above:.4g}", b.witness, str(b.T), b.why] for b in found]
+    console().print(table(["id", ">below", ">above", "worst play known", ">T", "above by"], rows))
 
 
 @verify.command()
@@ -56,26 +80,14 @@ def show(name: str, as_json: bool) -> None:
     """One theorem: statement, source, errata, which D, the proof."""
     bound = theorems.get(name)
     if as_json:
-        print_json(_sheet(bound))
+        print_json(catalogue.sheet(bound))
         return
     out = console()
-    for heading, text in _sheet(bound).items():
+    for heading, text in catalogue.sheet(bound).items():
         if text not in ("", False):
             out.print(f"{heading:12} {text}", markup=False, soft_wrap=True)
-
-
-def _sheet(bound: Bound) -> dict[str, Any]:
-    return {
-        "id": bound.id,
-        "statement": bound.statement,
-        "source": bound.source,
-        "errata": bound.errata,
-        "D": f"{bound.D}, {bound.norm}",
-        "kind": bound.kind,
-        "corollary": bound.corollary,
-        "known_false": bound.known_false,
-        "about": " ".join((type(bound).__doc__ or "").split()),
-    }
+    for bracket in known(name):
+        out.print(f"{'constant':12} {bracket}", markup=False, soft_wrap=True)
 
 
 @verify.command()
@@ -97,7 +109,11 @@ def run(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Play and judge: a suite, a part of it, or one bound on one game."""
+    """Play and judge: a suite, a part of it, or one bound on one game.
+
+    Suites: core (every theorem, half a minute at most), full (longer games, and the kernels), kernels
+    (theorems held against the fast kernels that can run here, with every bit that they write).
+    """
     entries = _entries(suite, name, game, rounds, dtype)
     records = []
     with Progress(console=console(stderr=True), transient=True) as progress:
@@ -126,7 +142,7 @@ def _entries(suite: str, name: str | None, game: str | None, rounds: int, dtype:
         return [Entry(bound, games.BY_NAME[game], rounds, fine, dtype)]
     entries = suites.SUITES[suite]()
     chosen = [e for e in entries if name is None or name in (e.bound.id, e.bound.family)]
-    if not chosen:
+    if not chosen and not (suite == "kernels" and name is None):
         theorems.get(str(name))
         wanted = "a theorem of this suite"
         raise HyperparameterError("--bound", repr(name), wanted, "Play it with --game.")
@@ -136,7 +152,10 @@ def _entries(suite: str, name: str | None, game: str | None, rounds: int, dtype:
 def _show(records: list[Record]) -> None:
     out = console()
     out.print(
-        table(["bound", "game", ">T", ">regret", ">bound", ">ratio", "verdict", ""], map(_row, records))
+        table(
+            ["bound", "player", "game", ">T", ">regret", ">bound", ">ratio", "verdict", ""],
+            map(_row, records),
+        )
     )
     unexpected = [record for record in records if not record.ok]
     for record in unexpected:
@@ -150,10 +169,10 @@ def _show(records: list[Record]) -> None:
 
 def _row(record: Record) -> list[str]:
     if record.verdict == theory.NOT_APPLICABLE:
-        return [record.bound, record.game, str(record.T), "", "", "", record.verdict, record.reason]
+        return [record.bound, "", record.game, str(record.T), "", "", "", record.verdict, record.reason]
     broken = "; ".join(text.partition(":")[0] for text in record.broken)
     numbers = [f"{record.measured[0]:.4g}", f"{record.value:.4g}", f"{record.ratio:.3f}"]
-    return [record.bound, record.game, str(record.T), *numbers, record.verdict, broken]
+    return [record.bound, record.player, record.game, str(record.T), *numbers, record.verdict, broken]
 
 
 @verify.command()

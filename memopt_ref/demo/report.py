@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
+from ..page import Sheet
 from ..rules import rows as row_steps
 from ..sizes import format_size
 from .contenders import YARDSTICK, Contender
@@ -18,16 +19,6 @@ from .directions import verdicts
 from .outcome import Comparison, Summary
 
 NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: a heading that starts with ``>`` stands over figures, aligned to the right."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 def results(comparison: Comparison) -> Sheet:

@@ -70,8 +70,8 @@ def test_the_core_suite_is_as_expected():
     assert {r.verdict for r in records} >= {"TIGHT", "HOLDS", "VACUOUS", "N/A", "VIOLATED"}
     bounds = {r.bound for r in records}
     assert bounds == set(all_bounds())
-    again = list(suites.run(suites.core()[:20]))
-    assert [r.measured for r in again] == [r.measured for r in records[:20]]
+    again = list(suites.run(suites.core()[5:15]))
+    assert [r.measured for r in again] == [r.measured for r in records[5:15]]
 
 
 def test_the_whole_suite_contains_the_core():

@@ -27,7 +27,23 @@ START = "start"
 TRAJECTORY = "trajectory"
 
 #: The files, and the order of tables.
-FAMILIES = ("ogd", "adagrad", "ftrl", "sm3", "shampoo", "amsgrad", "count_sketch", "experts")
+FAMILIES = (
+    "ogd",
+    "momentum",
+    "adagrad",
+    "ftrl",
+    "sm3",
+    "shampoo",
+    "amsgrad",
+    "error_feedback",
+    "ef21",
+    "tight_rates",
+    "microadam",
+    "count_sketch",
+    "point_queries",
+    "online_to_batch",
+    "experts",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

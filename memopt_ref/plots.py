@@ -1,4 +1,4 @@
-"""Three kinds of plot as inline SVG: lines, labelled points, stacked bars.
+"""Three kinds of plot as inline SVG: lines, labelled points, stacked bars; and what others are drawn with.
 
 They take their colours from the page's style sheet (classes ``s0`` ... ``s9``, ``axis``, ``grid``), so they
 follow its light and dark theme, need no other library and no file beside the page.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, inf, isfinite, log10
 
 WIDTH, HEIGHT = 480, 330
 LEFT, RIGHT, TOP, BOTTOM = 48, 92, 10, 40
@@ -57,21 +57,41 @@ class Axis:
         return [k * step for k in range(ceil(self.low / step), floor(self.high / step + 1e-9) + 1)]
 
 
-def lines(series: Sequence[Series], title: str, x_label: str, y_label: str, *, log_x: bool = False) -> str:
-    """Curves over a logarithmic y axis, each with its label at its end.
+def lines(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = True,
+    level: float | None = None,
+    least: float = -inf,
+    reach: float = REACH,
+) -> str:
+    """Curves, each with its label at its end, over a logarithmic y axis or (``log_y=False``) an even one.
 
-    What lies above ``REACH`` times the lowest point is cut off: the first steps tell little.
+    What lies above ``reach`` times the lowest point of a logarithmic axis is cut off: the first steps tell
+    little; so is what lies below ``least`` on an even one. ``level`` is a height that is marked and always
+    within the range.
     """
     drawn = [s for s in (_finite(s) for s in series) if s.points]
     if not drawn:
-        return _svg(title, [_text(LEFT, HEIGHT / 2, "nothing to draw")])
+        return svg(title, [text(LEFT, HEIGHT / 2, "nothing to draw")])
     across = [p[0] for s in drawn for p in s.points]
     x = Axis(0.9 * min(across) if log_x else 0, max(across) or 1.0, LEFT, WIDTH - RIGHT, log=log_x)
-    heights = [p[1] for s in drawn for p in s.points]
-    y = _log_axis([min(h, REACH * min(heights)) for h in heights], HEIGHT - BOTTOM, TOP)
+    heights = [p[1] for s in drawn for p in s.points] + ([] if level is None else [level])
+    if log_y:
+        y = _log_axis([min(h, reach * min(heights)) for h in heights], HEIGHT - BOTTOM, TOP)
+    else:
+        low, high = min(0.0, *(max(h, least) for h in heights)), max(heights)
+        margin = 0.04 * ((high - low) or 1.0)
+        y = Axis(low - margin * (low < 0), high + margin, HEIGHT - BOTTOM, TOP)
     frame = f'x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"'
     clip = "clip-" + "-".join(title.lower().split())
-    body = [*_frame(x, y, x_label, y_label), f'<clipPath id="{clip}"><rect {frame}/></clipPath>']
+    body = [*axes(x, y, x_label, y_label), f'<clipPath id="{clip}"><rect {frame}/></clipPath>']
+    if level is not None:
+        body.append(f'<path class="level" d="M{LEFT} {y(level):.1f}H{x.end:.1f}"/>')
     ends = _apart([y(s.points[-1][1]) for s in drawn], TOP + 6, HEIGHT - BOTTOM)
     for s, end in zip(drawn, ends, strict=True):
         path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in s.points)
@@ -80,16 +100,16 @@ def lines(series: Sequence[Series], title: str, x_label: str, y_label: str, *, l
             f'<polyline class="line s{s.colour}" clip-path="url(#{clip})" points="{path}">'
             f"<title>{escape(s.label)}</title></polyline>",
             f'<path class="leader s{s.colour}" d="M{last_x:.1f} {last_y:.1f}L{last_x + 9:.1f} {end:.1f}"/>',
-            _text(last_x + 12, end + 4, s.label, f"fill s{s.colour}"),
+            text(last_x + 12, end + 4, s.label, f"fill s{s.colour}"),
         ]
-    return _svg(title, body)
+    return svg(title, body)
 
 
 def scatter(series: Sequence[Series], title: str, x_label: str, y_label: str) -> str:
     """One labelled point a series on logarithmic axes; x = 0 stands at the left end, under a 0."""
     drawn = [s for s in (_finite(s) for s in series) if s.points]
     if not drawn:
-        return _svg(title, [_text(LEFT, HEIGHT / 2, "nothing to draw")])
+        return svg(title, [text(LEFT, HEIGHT / 2, "nothing to draw")])
     positive = [p[0] for s in drawn for p in s.points if p[0] > 0] or [1.0]
     has_zero = any(p[0] == 0 for s in drawn for p in s.points)
     x = Axis(min(positive) / (4 if has_zero else 1.5), max(positive) * 1.5, LEFT + 8, WIDTH - 30, log=True)
@@ -97,7 +117,7 @@ def scatter(series: Sequence[Series], title: str, x_label: str, y_label: str) ->
     spans = [(max(s.points[0][1] - s.error, s.points[0][1] / 2), s.points[0][1] + s.error) for s in drawn]
     heights = [end for span in spans for end in span]
     y = _log_axis(heights, HEIGHT - BOTTOM, TOP + 8)
-    body = _frame(x, y, x_label, y_label, zero=has_zero)
+    body = axes(x, y, x_label, y_label, zero=has_zero)
     dots = [(x(s.points[0][0]), y(s.points[0][1])) for s in drawn]
     taken = [(dx - 5, dy - 5, dx + 5, dy + 5) for dx, dy in dots]
     for s, (dx, dy), (low, high) in zip(drawn, dots, spans, strict=True):
@@ -107,23 +127,23 @@ def scatter(series: Sequence[Series], title: str, x_label: str, y_label: str) ->
         )
         left, base = _free_place(dx, dy, LETTER * len(s.label), taken)
         taken.append((left, base - 10, left + LETTER * len(s.label), base + 3))
-        body.append(_text(left, base, s.label, f"fill s{s.colour}"))
-    return _svg(title, body)
+        body.append(text(left, base, s.label, f"fill s{s.colour}"))
+    return svg(title, body)
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], title: str, x_label: str) -> str:
     """One horizontal bar a row, stacked from ``parts``; part k has colour k."""
     x = Axis(0, max((sum(v) for _, v in rows), default=1.0) or 1.0, LEFT + 44, WIDTH - 50)
     step = (HEIGHT - BOTTOM - TOP - 24) / max(1, len(rows))
-    body = _frame(x, None, x_label, "", top=TOP + 20)
+    body = axes(x, None, x_label, "", top=TOP + 20)
     at = x.start
     for k, part in enumerate(parts):
         body.append(f'<rect class="bar s{k}" x="{at:.1f}" y="{TOP}" width="10" height="10"/>')
-        body.append(_text(at + 14, TOP + 9, part))
+        body.append(text(at + 14, TOP + 9, part))
         at += 14 + LETTER * len(part) + 18
     for k, (label, values) in enumerate(rows):
         top, left = TOP + 22 + k * step, x.start
-        body.append(_text(x.start - 6, top + step / 2 + 4, label, anchor="end"))
+        body.append(text(x.start - 6, top + step / 2 + 4, label, anchor="end"))
         for colour, value in enumerate(values):
             width = x(value) - x.start
             body.append(
@@ -131,8 +151,8 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], parts: Sequence[str], titl
                 f'height="{max(1.0, step - 4):.1f}"><title>{escape(parts[colour])} {value:.2f}</title></rect>'
             )
             left += width
-        body.append(_text(left + 4, top + step / 2 + 4, f"{sum(values):.1f}"))
-    return _svg(title, body)
+        body.append(text(left + 4, top + step / 2 + 4, f"{sum(values):.1f}"))
+    return svg(title, body)
 
 
 def _finite(series: Series) -> Series:
@@ -144,9 +164,10 @@ def _log_axis(values: Sequence[float], start: float, end: float) -> Axis:
     return Axis(max(min(values), 1e-12) / 1.04, max(values) * 1.04, start, end, log=True)
 
 
-def _frame(
+def axes(
     x: Axis, y: Axis | None, x_label: str, y_label: str, *, zero: bool = False, top: float = TOP
 ) -> list[str]:
+    """Axes with their grid, numbers and names; ``zero`` writes 0 at the left end of a logarithmic one."""
     floor_y = HEIGHT - BOTTOM
     body = []
     ticks = [(x(value), f"{value:g}") for value in x.ticks()]
@@ -154,16 +175,16 @@ def _frame(
     ticks = [(x.start, "0"), *(t for t in ticks if t[0] > x.start + 40)] if zero else ticks
     for at, name in ticks:
         body.append(f'<path class="grid" d="M{at:.1f} {top}V{floor_y}"/>')
-        body.append(_text(at, floor_y + 16, name, anchor="middle"))
+        body.append(text(at, floor_y + 16, name, anchor="middle"))
     for at, name in ((y(value), f"{value:g}") for value in y.ticks()) if y else ():
         body.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{x.end:.1f}"/>')
-        body.append(_text(LEFT - 6, at + 4, name, anchor="end"))
+        body.append(text(LEFT - 6, at + 4, name, anchor="end"))
     body.append(f'<path class="axis" d="M{x.start if y is None else LEFT:.1f} {top}V{floor_y}H{x.end:.1f}"/>')
-    body.append(_text((x.start + x.end) / 2, HEIGHT - 6, x_label, anchor="middle"))
+    body.append(text((x.start + x.end) / 2, HEIGHT - 6, x_label, anchor="middle"))
     if y_label:
         middle = (TOP + floor_y) / 2
         body.append(
-            _text(12, middle, y_label, anchor="middle", turn=f' transform="rotate(-90 12 {middle:.0f})"')
+            text(12, middle, y_label, anchor="middle", turn=f' transform="rotate(-90 12 {middle:.0f})"')
         )
     return body
 
@@ -195,13 +216,17 @@ def _free_place(x: float, y: float, width: float, taken: Sequence[tuple[float, .
     return places[0] if places else (x + 8, y + 4)
 
 
-def _text(x: float, y: float, text: str, style: str = "label", anchor: str = "start", turn: str = "") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
+def text(x: float, y: float, words: str, style: str = "label", anchor: str = "start", turn: str = "") -> str:
+    """Words at a place; ``style`` is a class of the page's style sheet."""
+    return (
+        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(words)}</text>'
+    )
 
 
-def _svg(title: str, body: Sequence[str]) -> str:
+def svg(title: str, body: Sequence[str], height: float = HEIGHT) -> str:
+    """The drawing, scaled to the width of where it stands."""
     inside = "\n".join(body)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>\n{inside}\n</svg>"
     )
