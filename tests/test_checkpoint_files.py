@@ -294,6 +294,18 @@ def test_temporary_files_of_dead_writers_are_removed_and_those_of_living_ones_an
     assert sorted(p.name for p in file.parent.iterdir()) == sorted([*names[1:], "run.memopt"])
 
 
+def test_a_second_name_of_the_first_generation_itself_does_not_stay(file):
+    """Two writers at once can set aside the same file; a rename between its names does nothing."""
+    second = file.with_name(".run.memopt.12345678.tmp")
+    file.write_bytes(b"newest")
+    second.write_bytes(b"before")
+    os.link(second, file.with_name("run.memopt.1"))
+    files._age(str(file), str(second), keep=2)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["run.memopt", "run.memopt.1"]
+    assert file.with_name("run.memopt.1").read_bytes() == b"before"
+
+
+@POSIX
 def test_writers_of_one_file_do_not_hinder_each_other(file):
     failed, writers = [], []
 

@@ -205,6 +205,9 @@ def _age(target: str, old: str | None, keep: int) -> None:
     # Another writer that began meanwhile may have taken it for a dead one's.
     with contextlib.suppress(FileNotFoundError):
         os.replace(old, generation(target, 1))
+    # Between two names of one file, which two writers at once can set aside, a rename does nothing.
+    with contextlib.suppress(OSError):
+        os.unlink(old)
 
 
 def _sync_folder(folder: str) -> None:
