@@ -448,3 +448,7 @@ def test_a_page_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatc
     monkeypatch.undo()
     write(older, "newer")
     assert older.read_text() == "newer"
+
+
+def test_the_times_say_whose_kernels_were_timed(comparison):
+    assert "backend='auto'" in report.times(comparison).note

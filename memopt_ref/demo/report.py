@@ -40,9 +40,11 @@ def times(comparison: Comparison) -> Sheet:
         (s.contender.label, f"{1e3 * s.optimizer_seconds:.2f}", f"{1e3 * s.model_seconds:.2f}")
         for s in comparison.summaries()
     )
+    backend = next(iter(comparison.finals.values()))[0].trial.backend
     note = (
         "Milliseconds, lower quartiles over the steps of the final runs. All runs were under one load: "
-        f"{comparison.workers} at a time, each a process with one BLAS thread."
+        f"{comparison.workers} at a time, each a process with one BLAS thread; optimizers with "
+        f"backend={backend!r}, the model in NumPy."
     )
     return Sheet("Time of one step", ("optimizer", ">optimizer", ">model"), rows, note)
 
