@@ -47,6 +47,20 @@ def test_ties_go_to_the_lowest_index_and_nan_is_largest(dtype, case):
     assert_is_top_k(top_k, np.array(numbers).astype(dtype), k)
 
 
+def with_payloads(x, k):
+    """NaN by the size of their bits, which follow from the order of a machine instruction's operands."""
+    keys = (x.view(np.uint32) & np.uint32(0x7FFFFFFF)).astype(np.int64)
+    return np.sort(np.argsort(-keys, axis=-1, kind="stable")[..., :k], axis=-1)
+
+
+def test_nan_are_equal_whatever_their_sign_and_payload():
+    x = np.array([[0x3F800000, 0x7FC00000, 0xFFC00001, 0x7FC00007, 0x7F800000]], np.uint32).view(np.float32)
+    for k in range(6):
+        assert_is_top_k(top_k, x, k)
+    with pytest.raises(AssertionError):
+        assert_is_top_k(with_payloads, x, 2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_random_rows_keep_their_largest_magnitudes(dtype):
     x = np.random.default_rng(0).standard_normal((5, 300)).astype(dtype)

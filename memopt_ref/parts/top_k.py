@@ -3,8 +3,8 @@ r"""Exact Top-K by magnitude, of a whole vector or block by block: which entries
 One rule for every backend, so that the kept set is a function of the numbers alone:
 
 * entries are ordered by the unsigned integer image of their floating-point bits with the sign bit cleared.
-  It orders magnitudes as real numbers do, -0 equals +0, infinity beats every number and NaN of either sign
-  beats infinity;
+  It orders magnitudes as real numbers do, -0 equals +0, infinity beats every number and NaN beats infinity;
+  all NaN are equal, since no processor promises which sign and payload a sum has;
 * ties go to the lowest index;
 * the kept indices are listed in ascending order.
 """
@@ -22,7 +22,7 @@ IndexArray = NDArray[np.int64]
 
 
 def magnitude_image(x: Any) -> Any:
-    """Unsigned integers that order as the magnitudes of the floats ``x`` do; NaN is largest.
+    """Unsigned integers that order as the magnitudes of the floats ``x`` do; any NaN is one past infinity.
 
     Examples
     --------
@@ -31,7 +31,9 @@ def magnitude_image(x: Any) -> Any:
     ([2, 1, 0, 3, 4], 0)
     """
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
-    return np.ascontiguousarray(x).view(unsigned) & unsigned.type((1 << (8 * unsigned.itemsize - 1)) - 1)
+    image = np.ascontiguousarray(x).view(unsigned) & unsigned.type((1 << (8 * unsigned.itemsize - 1)) - 1)
+    infinity = np.array(np.inf, x.dtype).view(unsigned)
+    return np.minimum(image, infinity + unsigned.type(1), out=image)
 
 
 def top_k(x: Any, k: int) -> IndexArray:

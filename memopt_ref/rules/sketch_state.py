@@ -179,13 +179,16 @@ class SketchedRule(Rule):
         """One step of a sketched moment: the new table and the estimates.
 
         V is cleaned first when it is time, and its estimates are floored at 0, below which lazy decay and
-        signs can carry them.
+        signs can carry them. Only V is updated conservatively: increments of m can be negative.
         """
         sketch = self.sketch(name, state)
         every = getattr(self, "clean_every", 0) if name == "V" else 0
         if every and t % every == 0:
             sketch = sketch.scaled(getattr(self, "clean_factor", 1.0))
-        table, found = self.manner().track(sketch, items, d, keep, fresh)
+        manner = self.manner()
+        if name != "V":
+            manner = dataclasses.replace(manner, conservative=False)
+        table, found = manner.track(sketch, items, d, keep, fresh)
         return {name: table, MOMENTS[name]: maximum(found, 0) if name == "V" else found}
 
     def step(self, w: Any, g: Any, state: LeafState) -> Values:
