@@ -7,6 +7,7 @@ float is a fraction), so the learning rate of a float rule stays what it is.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
@@ -15,6 +16,16 @@ from typing import Any
 import numpy as np
 
 DIGITS = 50
+
+
+def _with(operation: Callable[[Any, Any], Any]) -> Callable[[Exact, Any], Any]:
+    def method(self: Exact, other: Any) -> Any:
+        # An array goes through its entries by itself.
+        return (
+            NotImplemented if isinstance(other, np.ndarray) else Exact(operation(self.value, self._of(other)))
+        )
+
+    return method
 
 
 class Exact:
@@ -38,25 +49,10 @@ class Exact:
             return other.value
         return type(self.value)(other.item() if isinstance(other, np.generic) else other)
 
-    def __add__(self, other: Any) -> Exact:
-        return Exact(self.value + self._of(other))
-
-    def __sub__(self, other: Any) -> Exact:
-        return Exact(self.value - self._of(other))
-
-    def __rsub__(self, other: Any) -> Exact:
-        return Exact(self._of(other) - self.value)
-
-    def __mul__(self, other: Any) -> Exact:
-        return Exact(self.value * self._of(other))
-
-    def __truediv__(self, other: Any) -> Exact:
-        return Exact(self.value / self._of(other))
-
-    def __rtruediv__(self, other: Any) -> Exact:
-        return Exact(self._of(other) / self.value)
-
-    __radd__, __rmul__ = __add__, __mul__
+    __add__ = __radd__ = _with(lambda a, b: a + b)
+    __sub__, __rsub__ = _with(lambda a, b: a - b), _with(lambda a, b: b - a)
+    __mul__ = __rmul__ = _with(lambda a, b: a * b)
+    __truediv__, __rtruediv__ = _with(lambda a, b: a / b), _with(lambda a, b: b / a)
 
     def __pow__(self, exponent: int) -> Exact:
         return Exact(self.value ** int(exponent))

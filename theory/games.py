@@ -58,6 +58,45 @@ def zigzag_run(n: int, m: int, growth: float = 1.0, amplitude: float = 1.0) -> G
     return sequence(zigzag + [amplitude] * m, name=f"zigzag_run({n}, {m})")
 
 
+def wall(n: int, m: int, share: float, run: float = 1.0, domain: Domain | None = None) -> Game:
+    """A kick to the wall, a zigzag of ``n`` (even) that returns to it, and a run of ``m`` away from it.
+
+    Each gradient of the zigzag adds the part ``share`` to the sum of squares, so that all steps of AdaGrad
+    are of one length and lead back to the wall, the point farthest from the best one. The run crosses the
+    domain, by steps of at most 2 ``run`` / m. Both terms of the bound sqrt(2) D sqrt(G) are spent: with steps
+    short beside D the zigzag earns D sqrt(G) / sqrt(2), the run as much, and what is lost is of order share
+    + 1/m + exp(-n share / 2) of it. So the ratio tends to 1, like 1 - 1.45 / sqrt(T), and the constant cannot
+    be improved. Played from the middle of [-1, 1].
+    """
+    g, total = [1.0], 1.0
+    for s in range(n):
+        size = math.sqrt(total * share / (1.0 - share))
+        total += size * size
+        g.append(size if s % 2 else -size)
+    top = math.sqrt(total)
+    end = [-run * math.sqrt(2.0) / m] * m
+    return sequence([v / top for v in g] + end, domain, f"wall({n}, {m}, {share:.3g})")
+
+
+def wall_of(T: int) -> Game:
+    """:func:`wall` with numbers that suit T >= 8."""
+    m = max(2, round(0.15 * T))
+    n = (T - 1 - m) // 2 * 2
+    return wall(n, T - 1 - n, min((4.0 + math.log2(T) / 1.6) / n, 0.5))
+
+
+def falling_wall(T: int) -> Game:
+    """The same against steps that fall like 1 / sqrt(t): of two steps the first, away, is shortened.
+
+    Then both lead to the wall and back, and the last sqrt(2 T) rounds cross [-1, 1]: the ratios of the rates
+    D / (G sqrt t) and D / (G sqrt(2 t)) tend to 1.
+    """
+    m = round(1.5 * math.sqrt(T))
+    n = (T - 1 - m) // 2 * 2
+    zigzag = [1.0 if s % 2 else -math.sqrt((s + 2) / (s + 3)) for s in range(n)]
+    return sequence([1.0, *zigzag] + [-1.0] * (T - 1 - n), name=f"falling_wall({T})")
+
+
 def there_and_back(T: int) -> Game:
     """+1 for T/5 rounds, then -1 until x >= 1, then 0; played everywhere, against [-1, 1].
 
@@ -342,6 +381,30 @@ def opposite_targets(mu: float = 1.0) -> Game:
     )
 
 
+def leading_bowls(mu: float = 1.0) -> Game:
+    """mu-strongly convex losses with gradients +1, -1, +1, ... wherever the player stands.
+
+    Descent with rates 1 / (mu t) is always at the minimum of the losses so far: nothing is lost in its proof,
+    and its regret is the bound.
+    """
+
+    def reveal(t: int, x: Array) -> Quadratic:
+        return Quadratic(x - (-1.0) ** (t - 1) / mu, mu)
+
+    # From 0 the first step is the longest, 1 / mu.
+    return Game(
+        "leading_bowls",
+        Box.symmetric((1,), 1.0 / mu),
+        np.zeros(1),
+        lambda T: reveal,
+        G=1.0 + 1e-12,
+        G_inf=1.0 + 1e-12,
+        mu=mu,
+        smoothness=mu,
+        nonnegative=True,
+    )
+
+
 def realizable(d: int = 3, noise: float = 0.0, seed: int = 0) -> Game:
     """Quadratics around one point: L* = 0 without ``noise``, so the regret must not grow with T."""
 
@@ -416,6 +479,8 @@ def witness(which: str) -> Game:
 BY_NAME: dict[str, Callable[[int], Game]] = {
     "zigzag_run": lambda T: zigzag_run(T - math.isqrt(T), math.isqrt(T)),
     "bang_bang": lambda T: bang_bang(),
+    "wall": lambda T: wall_of(max(T, 8)),
+    "falling_wall": lambda T: falling_wall(max(T, 16)),
     "constant": lambda T: constant(),
     "rademacher": lambda T: rademacher((3,)),
     "gaussian": lambda T: gaussian((3,)),
@@ -425,6 +490,7 @@ BY_NAME: dict[str, Callable[[int], Game]] = {
     "there_and_back": there_and_back,
     "leader_trap": lambda T: leader_trap(),
     "opposite_targets": lambda T: opposite_targets(),
+    "leading_bowls": lambda T: leading_bowls(),
     "realizable": lambda T: realizable(),
     "logistic": lambda T: logistic(),
     "absolute": lambda T: absolute(),

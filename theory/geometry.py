@@ -56,6 +56,10 @@ class Domain:
         """The minimum of <c, x>."""
         return np.sum(c * self.argmin(c))
 
+    def gap(self, c: Array, x: Array) -> Any:
+        """How far <c, x> may be above the minimum, x being what ``argmin`` found; 0 where that is exact."""
+        return 0.0
+
     def breadth(self, c: Array) -> Any:
         """The maximum over members x, u of <c, x - u>."""
         return -self.least(c) - self.least(-c)

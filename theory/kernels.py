@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 import memopt_ref
 
 from ..backends import Choice, select
+from ..errors import RowIndexError
 from ..parts.metric import Metric
 from ..rules.base import Rule
 from . import games
@@ -131,9 +133,16 @@ def wake(rule: Rule, shape: tuple[int, ...], dtype: Any) -> Choice:
     one a small game would play the reference against itself.
     """
     choice = select(rule, shape, dtype)
-    w = np.zeros((LARGE,) + (1,) * (len(shape) - 1) if shape else (LARGE,), dtype)
-    if choice.variant.supports(rule, w.shape, w.dtype)[0]:
-        choice.variant.step(rule.at(1), w, np.ones_like(w), rule.init_leaf(w))
+    others = max(prod(shape[:-1]), 1)
+    w = np.zeros((*shape[:-1], -(-LARGE // others)), dtype)
+    # A hash that is a table of rows knows no more rows than the game has; its class is woken with another.
+    for like in (rule, type(rule)()):
+        if choice.variant.supports(like, w.shape, w.dtype)[0]:
+            try:
+                choice.variant.step(like.at(1), w, np.ones_like(w), like.init_leaf(w))
+            except RowIndexError:
+                continue
+            break
     return choice
 
 

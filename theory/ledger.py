@@ -1,4 +1,4 @@
-"""The two ledgers: running sums of the exact decomposition, for mirror descent and for leaders."""
+"""The ledger: running sums of the exact decomposition of mirror descent."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Ledger:
         self.mass: Any = 0
         self.sum_x: Any = 0
         self.sum_x2: Any = 0
+        self.rounds = 0
         self.last: Metric | None = None
         self.honest = Watch("metric", "x_t - y_t = H_t^{-1} m_t: the step is the one the metric says")
         self.projected = Watch("projection", "x_{t+1} is the projection of y_t in the norm of H_t")
@@ -74,6 +75,7 @@ class Ledger:
         self.vi.add(q, x_next)
         self.residual.add(r.g - m, x)
         self.sum_x, self.sum_x2 = self.sum_x + x, self.sum_x2 + np.sum(x * x)
+        self.rounds += 1
         self.mass = self.mass + np.sum((np.abs(moved) + np.abs(q) + np.abs(m)) * (np.abs(x) + np.abs(y) + 1))
         self._check(r, metric, m, step, q, active)
         self.last = metric
@@ -136,7 +138,7 @@ class Ledger:
 
     def distances(self, u: Array) -> Any:
         """Sum of |x_t - u|^2."""
-        return self.sum_x2 - 2 * np.sum(self.sum_x * u)
+        return self.sum_x2 - 2 * np.sum(self.sum_x * u) + self.rounds * np.sum(u * u)
 
     def parts(self, u: Array) -> dict[str, Any]:
         """The four parts at u; their sum is the linear regret."""
@@ -163,79 +165,3 @@ class Ledger:
         if kind == "l2" and metric.kind == "scalar":
             return self.height() * D**2 / 2
         return np.sum(metric.weights * D**2) / 2
-
-
-class LeaderLedger:
-    """The decomposition for follow-the-regularised-leader: FTRL-Proximal and dual averaging.
-
-    psi_t(x) = 1/2 sum_{s<=t} |x - c_s|^2 in H_s - H_{s-1}, with centres c_s = x_s ("iterate") or x_1
-    ("origin"), and Phi_t = <g_{1:t}, x_{t+1}> + psi_t(x_{t+1}), the leader's value. Then for every u
-
-        sum <g_t, x_t - u>  <=  A(u) = psi_T(u) - Phi_T + sum <g_t, x_t>        as Phi_T <= the value at u
-        <g_t, x_t> + Phi_{t-1} - Phi_t  <=  1/2 |g_t|^2                         stability, every round
-
-    in the dual norm of H_t for centres at the iterates, and of H_{t-1} around the origin (as recalled from H.
-    B. McMahan, "A survey of algorithms and analysis for adaptive online learning", arXiv:1403.3465; the proof
-    is the strong convexity of the leader's objective). Diagonal metrics.
-    """
-
-    def __init__(self, centre: str, start: Array) -> None:
-        self.centre, self.start = centre, start
-        self.h: Any = 0
-        self.hc: Any = 0
-        self.hc2: Any = 0
-        self.total: Any = 0
-        self.earned: Any = 0
-        self.phi: Any = 0
-        self.dual: Any = 0
-        self.mass: Any = 0
-        self.mirror: Any = None
-        self.stable = Watch("stability", "a leader moves little: strong convexity of its objective")
-        self.monotone = Watch("monotone", "H_t - H_{t-1} is positive semi-definite")
-
-    def psi(self, u: Array) -> Any:
-        """The regulariser at u, so far."""
-        return (np.sum(self.h * u * u) - 2 * np.sum(self.hc * u) + np.sum(self.hc2)) / 2
-
-    def see(self, r: Round) -> None:
-        """Enter one round."""
-        if r.metric is None:
-            self.earned = self.dual = np.nan
-            return
-        h, before = r.metric.weights, self.h
-        c = r.x if self.centre == "iterate" else self.start
-        sigma = h - before
-        top = np.max(h, initial=0)
-        self.monotone.note(r.t, np.max(-sigma, initial=0))
-        norm = h if self.centre == "iterate" else before
-        if r.t == 1 and self.centre == "origin":
-            # psi_0 = delta |x - x_1|^2 / (2 lr) is the part of H_1 that is no gradient.
-            norm = 0 * h + r.player.beta / r.player.learning_rate
-        spent = np.sum(np.where(norm > 0, r.g * r.g / np.where(norm > 0, norm, 1), 0 * r.g)) / 2
-        self.h, self.hc, self.hc2 = h + 0 * r.x, self.hc + sigma * c, self.hc2 + sigma * c * c
-        self.total = self.total + r.g
-        phi = np.sum(self.total * r.x_next) + self.psi(r.x_next)
-        earned = np.sum(r.g * r.x)
-        self.mass = self.mass + np.abs(earned) + np.sum(np.abs(self.hc * r.x_next)) * 2.0**-6 + np.abs(phi)
-        excess = earned + self.phi - phi - spent
-        noise = 0.0
-        if r.unit:
-            size = (
-                np.sum(np.abs(self.total * r.x_next)) + np.sum(h * (r.x_next**2 + c * c)) + np.abs(self.phi)
-            )
-            noise = 32 * (r.t + np.size(r.x)) * r.unit * size
-        self.stable.note(r.t, excess / top if top else 0, noise / top if top else 0)
-        self.earned, self.phi, self.dual = self.earned + earned, phi, self.dual + spent
-
-    def upper(self, u: Array) -> Any:
-        """psi_T(u) - Phi_T + sum <g_t, x_t>."""
-        return self.psi(u) - self.phi + self.earned
-
-    @property
-    def slack(self) -> Any:
-        """The leader's value is a difference of large sums."""
-        return 0
-
-    def checks(self) -> list[Check]:
-        """Stability, monotone."""
-        return [self.stable.check(), self.monotone.check()]

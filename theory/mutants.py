@@ -19,11 +19,11 @@ from ..parts.fixed_hashes import TableHash
 from ..rules.adam import Adam
 from ..rules.rmsprop import RMSProp
 from ..rules.sgd import SGD
-from ..schedules import InverseSqrt
-from . import games, problems, wrong_rules
+from ..schedules import InverseSqrt, InverseTime
+from . import games, problems, wrong_rules, wrong_statements
 from .bounds import Bound, get
 from .bounds.adagrad import Diagonal
-from .bounds.amsgrad import ConstantBeta
+from .bounds.amsgrad import ConstantBeta, Scheduled
 from .bounds.count_sketch import CountMinAdaGrad
 from .bounds.error_feedback import TopKTuned
 from .bounds.tight_rates import CompressedRate, EF21Rate, FeedbackRate, attaining
@@ -59,6 +59,7 @@ class Mutant:
     dull: NewGame
     link: str
     norm: str = "metric"
+    rounds: int = DULL_ROUNDS
 
     def attack(self) -> Record:
         """The mutant on its sharp game."""
@@ -66,7 +67,7 @@ class Mutant:
 
     def on_dull(self) -> Record:
         """The mutant on a dull game, where only links can catch it."""
-        return self._play(self.dull(), DULL_ROUNDS)
+        return self._play(self.dull(), self.rounds)
 
     def _play(self, game: Game, T: int) -> Record:
         return verify(self.bound, game, T, self.player(self.bound, game, T), norm=self.norm)
@@ -149,8 +150,16 @@ def _of_ogd() -> Iterator[Mutant]:
     name, bound, game, link = "sc-ogd", get("ogd.sc"), games.opposite_targets, "monotone"
     slow: Make = lambda bound, game, T: SGD(learning_rate=InverseSqrt(1.0 / game.mu))  # noqa: E731
     yield Mutant(f"{name} sqrt", "1/sqrt t for 1/t", bound, slow, game, 10_000, 5.299, 0.299, game, link)
+    for factor, reached in ((1.1, 1.0741), (2.0, 1.6889)):
+        name, bowls, long = f"sc-ogd x{factor:g}", games.leading_bowls, _with(InverseTime(factor, 1.0))
+        yield Mutant(name, "wrong step", bound, long, bowls, 100, reached, 1.0, game, "monotone")
+    name = "sc-ogd"
     fixed: Make = lambda bound, game, T: SGD(learning_rate=0.5)  # noqa: E731
     yield Mutant(f"{name} constant", "1/2 for 1/t", bound, fixed, game, 10_000, 198.65, 0.299, game, link)
+
+
+def _with(rate: Any) -> Make:
+    return lambda bound, game, T: SGD(learning_rate=rate)
 
 
 def _later(make: Callable[..., Game], *arguments: Any) -> NewGame:
@@ -166,9 +175,13 @@ def _of_adagrad() -> Iterator[Mutant]:
         ("adagrad x2", 2.0, growing[1], 1032, 1.0691, None),
         ("adagrad x2 short", 2.0, double, 15, 1.0160, 0.5117),
         ("adagrad x1/2", 0.5, half, 32, 1.0630, 0.7463),
+        *(
+            (f"adagrad x{f:.2g}", f, _later(games.wall, 870, 153, 10 / 870, 1 / f), 1024, reached, None)
+            for f, reached in ((1.4, 1.0118), (1 / 1.4, 1.0094))
+        ),
     ]
     for name, factor, game, T, reached, correct in steps:
-        title = f"step x{factor:g}"
+        title = f"step x{factor:.2g}"
         yield Mutant(name, title, mirror, rate(factor), game, T, reached, correct, signs, "B <= C")
     kicks = [
         ("adagrad euclid", mirror, (20, 20, 2.0, 0.01), 1.1589, 0.365),
@@ -322,6 +335,63 @@ def _of_descent() -> Iterator[Mutant]:
     yield Mutant("lazy sketch", "lazy decay", step, lazy, wells, 60, None, None, wells, "below")
 
 
+def _of_momentum_and_leaders() -> Iterator[Mutant]:
+    ams, dual, ftrl = get("amsgrad.constant"), get("adagrad.dual"), get("ftrl.proximal")
+    title, less = "another momentum than declared", own(beta1=0.5)
+    yield Mutant("amsgrad b=0.5", title, ams, less, signs, 100, None, None, signs, "momentum")
+    falling, reddi = Scheduled(alpha=0.5, beta1=0.0, beta2=0.1), games.reddi3
+    title = "Adam for AMSGrad"
+    yield Mutant("adam scheduled", title, falling, _adam, reddi, 300, None, None, reddi, "B <= B_T")
+    title, none = "delta = 0", own(beta=0.0)
+    yield Mutant("dual no delta", title, dual, none, signs, 100, None, None, signs, "stability")
+    yield Mutant("ftrl x4", "step", ftrl, rate(4.0), signs, 100, None, None, signs, "B_D <= C")
+    lstar, bowls = get("ogd.lstar"), games.opposite_targets
+    yield Mutant("lstar x8", "step", lstar, rate(8.0), bowls, 100, 2.3603, None, bowls, "B <= norms")
+    sc, short = get("ogd.sc"), in_class(wrong_rules.ShortSGD)
+    yield Mutant(
+        "sc-ogd short", "a kernel that is short", sc, short, bowls, 100, None, None, bowls, "R_sc <= A"
+    )
+    mean, coins = get("online_to_batch.mean"), lambda: problems.all_sequences(10)
+    yield Mutant("batch /100", "step", mean, rate(0.01), coins, 10, None, None, coins, "C <= rate", rounds=10)
+
+
+def _of_lemmas() -> Iterator[Mutant]:
+    ones, dull = _later(games.constant, 1.0, (20,)), _later(games.rademacher, (20,))
+    error, sent = get("microadam.error"), get("microadam.sent")
+    sparse, title = (
+        own(compressor=TopK(density=0.1, block=4096)),
+        "a compressor that is coarser than declared",
+    )
+    yield Mutant("microadam coarse", title, error, sparse, dull, 30, None, None, dull, "C (")
+    hoard, title = in_class(wrong_rules.HoardingMicroAdam), "e <- e + g"
+    yield Mutant(
+        "microadam hoards, sends", title, sent, hoard, ones, 60, 11.7205, None, ones, "max ||g~|| <= C"
+    )
+    step, wells = get("count_sketch.step"), problems.cosh_wells
+    yield Mutant("sketch x40", "step x40", step, rate(40.0), wells, 60, None, None, wells, "step")
+
+
+def _of_statements() -> Iterator[Mutant]:
+    """Wrong statements and losses, where no rule enters."""
+    one = games.constant
+    for bound, title, reached, link in (
+        (wrong_statements.Signless(), "no signs", 1.4615, "unbiased"),
+        (wrong_statements.Signless(width=3), "no signs", 1.3077, "variance"),
+        (wrong_statements.SignedMinimum(), "signs below a minimum", None, "excess"),
+        (wrong_statements.HeavyMinimum(), "minimum for median", None, "probability"),
+        (wrong_statements.OneBucket(), "one bucket for three", 2.3824, "one row"),
+    ):
+        name = f"{type(bound).__name__}, {link}"
+        yield Mutant(name, title, bound, own(), one, 1, reached, None, one, link, rounds=1)
+    tuned, sc, lstar = get("ogd.tuned"), get("ogd.sc"), get("ogd.lstar")
+    for name, title, claim, game, reached, link in (
+        ("slanted", "half a subgradient", tuned, wrong_statements.slanted, None, "R <= R_lin"),
+        ("overstated", "mu x3", sc, wrong_statements.overstated, None, "R <= R_sc"),
+        ("understated", "M / 10", lstar, wrong_statements.understated, 1.2721, "norms <= own losses"),
+    ):
+        yield Mutant(name, title, claim, own(), game, 100, reached, None, game, link)
+
+
 def _freely_constant() -> Game:
     return problems.freely(games.constant())
 
@@ -335,14 +405,26 @@ def table() -> list[Mutant]:
     ['ogd x2', 'ogd x0.5']
     """
     old = [*_of_ogd(), *_of_adagrad(), *_of_sm3(), *_of_shampoo(), *_of_sketches(), *_of_others()]
-    return [*old, *_of_compressed(), *_of_descent()]
+    more = [*_of_momentum_and_leaders(), *_of_lemmas(), *_of_statements()]
+    return [*old, *_of_compressed(), *_of_descent(), *more]
 
+
+#: Links between two values of one statement: nothing that is played can break them, only a wrong formula, and
+#: such formulas are among the tests of their family.
+FORMULAS = {
+    "A <= C": "Hoeffding's lemma, and a mean over rounding: true of all weights and all rules",
+    "B <= B_D": "|x_t - u| <= D: true of all points of the domain",
+    "C <= paper": "a looser form of the same value",
+    "certificate <= C": "gamma <= nu, both from the gradients",
+    "debts <= C": "|g_t| <= G, which the play itself checks",
+    "tuned <= C": "two formulas of the gradients",
+    "probability <= C": "Hoeffding and Azuma, for every player",
+}
 
 #: Errors that no ratio here sees, and what sees them instead.
 NEGATIVES = {
-    "AdaGrad, step between about x0.6 and x1.75": "B <= C, at T = 300 beyond these, at T = 10^4 from 10 % on",
+    "AdaGrad, step between about x0.75 and x1.35": "B <= C, from 10 % on at T = 10^4; the wall from 40 % on",
     "AdaGrad, denominator one round late": "the denominator is below the root of the sum",
-    "strongly convex OGD, step x2": "nothing (ratio 0.58 to 0.68, B/C 0.72): conformance tests of SGD",
     "a wrong beta2 in AMSGrad's v": "a residual if the kernel differs from its rule; else conformance tests",
     "Adam on reddi101": "R/T stays near 0.195; the bound is fifty times too loose to see it",
     "SM3-I and SM3-II on diag_hot": "their bound is loose by 160 there: correct, and useless",

@@ -172,7 +172,7 @@ class Trace:
         found = self.hindsight()
         if self.losses is None:
             low = self.linear_regret(found.u)
-            return low, low
+            return low, low + found.gap
         low = self.loss - found.value
         return low, low + found.gap
 
@@ -199,6 +199,7 @@ def play(
     dtype: Any = np.float64,
     keep: bool | None = None,
     unit: float | None = None,
+    blind: bool = False,
 ) -> Trace:
     """Play ``T`` rounds.
 
@@ -219,6 +220,8 @@ def play(
         Keep iterates and gradients; by default while T times the size is below 2^21.
     unit : float, optional
         Half an ulp of 1 in the player's arithmetic; that of the dtype, and 0 for objects (fractions).
+    blind : bool
+        The player's metric projects and is not shown to observers: only the two ends of a chain are left.
 
     Returns
     -------
@@ -280,7 +283,8 @@ def play(
         trace.G, trace.G_inf = max(trace.G, norm2), max(trace.G_inf, np.max(np.abs(g64), initial=0))
         trace.low, trace.high = np.minimum(trace.low, here), np.maximum(trace.high, here)
         if watching:
-            seen = Round(t, here, g64, values, metric, y.astype(wide, copy=False), following, now, unit)
+            shown = None if blind else metric
+            seen = Round(t, here, g64, values, shown, y.astype(wide, copy=False), following, now, unit)
             for one in watching.values():
                 one.see(seen)
         if keep:

@@ -112,6 +112,7 @@ def html(found: Findings) -> str:
         "<h1>Regret bounds, held against the rules that claim them</h1>",
         *introduction(found),
         table(report_sheets.overview(found.entries, found.records), OUTCOMES, anchors),
+        table(report_sheets.constants(), OUTCOMES, anchors),
         report_figures.growth(found.curves),
         table(report_sheets.broken(found.records), OUTCOMES, anchors),
         table(report_sheets.kill_matrix(found.kills), OUTCOMES, anchors),

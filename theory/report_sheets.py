@@ -10,7 +10,8 @@ from .. import page
 from ..page import Sheet
 from . import catalogue, drawings, exhibits
 from .bounds import Bound
-from .mutants import NEGATIVES, Kill
+from .constants import brackets
+from .mutants import FORMULAS, NEGATIVES, Kill
 from .suites import Entry
 from .verify import Record
 
@@ -19,7 +20,6 @@ OUTCOMES = {
     "HOLDS": "holds",
     "TIGHT": "holds",
     "VACUOUS": "undecided",
-    "INCONCLUSIVE": "undecided",
     "VIOLATED": "does-not-hold",
     "UNPROVEN": "does-not-hold",
     "survives": "does-not-hold",
@@ -100,10 +100,35 @@ def kill_matrix(kills: Sequence[Kill]) -> Sheet:
     return Sheet("Kill matrix", columns, tuple(rows), note)
 
 
+def constants() -> Sheet:
+    """Between what each true constant lies."""
+    rows = tuple(
+        (
+            b.bound.id,
+            f"{b.below:.4f}",
+            "tends to 1" if b.tends else "",
+            f"{b.above:g}",
+            b.witness,
+            str(b.T),
+            b.why,
+        )
+        for b in brackets()
+    )
+    note = (
+        "The best constant that a theorem could have, in units of the one it states: at least the ratio of "
+        "the worst play known, at most 1. Where longer plays of one kind tend to 1 it cannot be improved."
+    )
+    columns = ("statement", ">below", "", ">above", "worst play known", ">T", "above by")
+    return Sheet("True constants", columns, rows, note)
+
+
 def negatives() -> Sheet:
     """What no ratio sees."""
-    note = "Errors that the suite does not see by a ratio, and what sees them instead."
-    return Sheet("Honest negatives", ("error", "seen by"), tuple(NEGATIVES.items()), note)
+    note = (
+        "Errors that the suite does not see by a ratio, and what sees them instead; then links between two "
+        "values of one statement, which no play can break."
+    )
+    return Sheet("Honest negatives", ("error", "seen by"), (*NEGATIVES.items(), *FORMULAS.items()), note)
 
 
 def theorems(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[str]:

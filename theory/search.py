@@ -1,14 +1,19 @@
-"""Worst loss sequences: all sign sequences, and hill climbing.
+"""Worst loss sequences: all sign sequences, and hill climbing in an arena.
 
 N one-dimensional games on [-1, 1] are N coordinates of one tensor, so a search is a play of the library's
 rule on a long vector. All sign sequences share their prefixes: at depth t there are 2^(t-1) states (the first
 sign is +1 by symmetry), each split in two by the next sign. The first depths are played at once, the rest
-block by block, so that memory stays small.
+block by block, so that memory stays small. Games that couple coordinates are played one by one.
+
+A search sees two numbers of a play, the regret and the value at level C; the player's metric is hidden, so
+that nothing but the gradients can enter the latter.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +21,11 @@ import numpy as np
 
 from ..errors import HyperparameterError
 from . import games
+from .arenas import INTERVAL, Arena
+from .arenas import arena as arena_of
 from .bounds import Bound
 from .geometry import Array
-from .play import Game
+from .play import Game, play
 
 #: Depth up to which all prefixes are played at once, and the number of states that then go on together.
 SHARED, BLOCK = 14, 2**8
@@ -127,47 +134,75 @@ def game_value(T: int) -> float:
 # Hill climbing
 
 
+def ends(bound: Bound, rule: Any, game: Game, T: int) -> tuple[float, float]:
+    """What the bound bounds, and the bound: the two ends of its chain after a play."""
+    trace = play(rule, game, T, observers=bound.observers(game, T), keep=False, blind=True)
+    links = {link.name: link.value for link in bound.chain(trace, trace.hindsight().u)}
+    if "R_lin" in links or "R_sc" in links:
+        return float(trace.regret()[0]), float(links[bound.claim])
+    return float(next(iter(links.values()))), float(links[bound.claim])
+
+
 def ratios(bound: Bound, rule: Any, sequences: Array) -> Array:
-    """The ratio of every row of ``sequences``, played as coordinates of one tensor."""
-    n, T = sequences.shape
-    w = np.zeros(n)
-    fan = _Fan(w, rule.init_leaf(w), np.zeros(n), np.zeros(n), np.zeros(n, np.int64))
-    for t in range(1, T + 1):
-        fan = _step(rule, fan, sequences[:, t - 1], t)
-    gamma = np.sum(sequences**2, axis=1)
-    return (fan.earned + np.abs(fan.S)) / per_coordinate(bound, gamma, T)
+    """The ratio of each sequence of numbers, shape [N, T, ...], in the bound's arena."""
+    place, (n, T) = arena_of(bound), sequences.shape[:2]
+    unit = place.game(sequences[0])
+    quick = bound.separately(unit, np.sum(sequences**2, axis=(1, 2)), T) if place.separable else None
+    if quick is None:
+        pairs = np.array([ends(bound, rule, place.game(rows), T) for rows in sequences])
+        low, value = pairs[:, 0], pairs[:, 1]
+    else:
+        w = np.zeros(n)
+        fan = _Fan(w, rule.init_leaf(w), np.zeros(n), np.zeros(n), np.zeros(n, np.int64))
+        for t in range(1, T + 1):
+            fan = _step(rule, fan, sequences[:, t - 1, 0], t)
+        low, value = fan.earned + np.abs(fan.S), quick
+    return np.where(value > 0, low / np.where(value > 0, value, 1.0), np.where(low > 0, np.inf, 0.0))
 
 
-def per_coordinate(bound: Bound, gamma: Array, T: int) -> Array:
-    """The bound of each coordinate's own game on [-1, 1] from 0.
+def unit_game(place: Arena, T: int) -> Game:
+    """What a rate is tuned for: the arena's declared sizes."""
+    return place.game(place.limit(np.ones((T, *place.shape))))
+
+
+def player(bound: Bound, T: int, factor: float = 1.0) -> Any:
+    """The bound's own rule in its arena, with its rate times ``factor``."""
+    return scaled(bound.rule(unit_game(arena_of(bound), T), T), factor)
+
+
+def scaled(rule: Any, factor: float) -> Any:
+    """A rule, or a player of :mod:`.players`, with its rate times ``factor``."""
+    if factor == 1.0:
+        return rule
+    if hasattr(rule, "learning_rate"):
+        return rule.replace(learning_rate=factor * rule.learning_rate)
+    return dataclasses.replace(rule, eta=factor * rule.eta)
+
+
+def all_signs(bound: Bound, T: int, factor: float = 1.0) -> Worst:
+    """:func:`exhaustive` for a bound whose value is the same for all sequences of signs.
 
     Raises
     ------
     HyperparameterError
-        The bound couples coordinates, or is no corollary.
+        The bound couples coordinates: its games are no sequences of signs.
     """
-    roots = np.sqrt(gamma)
-    if bound.id == "ogd.tuned":
-        return np.full(gamma.shape, math.sqrt(T))
-    if bound.id in ("adagrad.mirror", "ftrl.proximal"):
-        return 2 * math.sqrt(2) * roots
-    if bound.id == "adagrad.dual.nodelta":
-        return math.sqrt(2) * roots
-    wanted = "ogd.tuned, adagrad.mirror, ftrl.proximal or adagrad.dual.nodelta"
-    raise HyperparameterError(
-        "search", bound.id, wanted, "Only these are a game for each coordinate with one rate."
-    )
+    place = arena_of(bound)
+    if place is not INTERVAL:
+        wanted = "a bound that is attacked on an interval"
+        raise HyperparameterError("--search signs", bound.id, wanted, "Use --search hill.")
+    return exhaustive(player(bound, T, factor), T)
 
 
-def _unit_game(T: int) -> Game:
-    """What the rate of a search is tuned for: [-1, 1] from 0, gradients of size at most 1."""
-    return games.sequence(np.ones(T), name="unit")
+#: Generations and population of a search by default: games that are coordinates of one tensor, and others.
+QUICK, SLOW = (300, 256), (40, 32)
 
 
-def player(bound: Bound, T: int, factor: float = 1.0) -> Any:
-    """The bound's own rule for [-1, 1], |g| <= 1, with its rate times ``factor``."""
-    rule = bound.rule(_unit_game(T), T)
-    return rule.replace(learning_rate=factor * rule.learning_rate)
+def size_of(bound: Bound, T: int) -> tuple[int, int]:
+    """Generations and population that take seconds."""
+    place = arena_of(bound)
+    quick = place.separable and bound.separately(unit_game(place, T), np.ones(1), T) is not None
+    return QUICK if quick else SLOW
 
 
 def hill(
@@ -175,29 +210,32 @@ def hill(
     T: int,
     *,
     factor: float = 1.0,
-    generations: int = 300,
+    generations: int | None = None,
     seed: int = 0,
-    population: int = 256,
+    population: int | None = None,
     elite: int = 8,
     progress: Any = None,
 ) -> tuple[float, Array]:
-    """Climb towards the worst sequence of T real gradients in [-1, 1].
+    """Climb towards the worst sequence of T rounds in the bound's arena.
 
     Parameters
     ----------
     bound : Bound
-        One of those that :func:`per_coordinate` knows.
+        One that a loss sequence can attack: see :func:`.arenas.why_not`.
     T : int
-        Length.
+        Length, at least 2.
     factor : float
         Of the bound's own rate; 1 attacks the theorem, another number a wrong rule.
-    generations, seed, population, elite : int
+    generations, population : int, optional
+        Those of :func:`size_of` unless given.
+    seed, elite : int
         The same numbers find the same sequence.
     progress : function of (generation, ratio), optional
 
     Returns
     -------
-    ratio, gradients
+    ratio, numbers
+        The numbers of the arena, [T, ...]; on an interval these are the gradients.
 
     Examples
     --------
@@ -207,27 +245,15 @@ def hill(
     True
     """
     rng = np.random.default_rng(seed)
-    rule = player(bound, T, factor)
-    best = np.concatenate(
-        [
-            rng.uniform(-1, 1, (elite - elite // 2, T)),
-            rng.integers(0, 2, (elite // 2, T)) * 2.0 - 1.0,
-        ]
-    )
-    best[0] = [(-1.0) ** s for s in range(T)]
+    place, rule = arena_of(bound), player(bound, T, factor)
+    usual = size_of(bound, T)
+    generations = usual[0] if generations is None else generations
+    population = usual[1] if population is None else population
+    best = place.limit(_beginnings(place, T, elite, rng))
     score = ratios(bound, rule, best)
     for generation in range(generations):
         parents = best[rng.integers(0, len(best), population)]
-        scale = rng.choice([1.0, 0.1, 0.01], (population, 1))
-        which = rng.random((population, T)) < rng.choice([0.05, 0.2, 1.0], (population, 1))
-        children = parents + which * scale * rng.normal(size=(population, T))
-        flips = rng.random((population, T)) < rng.choice([0.0, 1.5 / T], (population, 1))
-        children = np.where(flips, -children, children)
-        # Runs end at the bound: a third of the children repeat an entry to the end.
-        tail = rng.integers(0, T, population)
-        same = (rng.random(population) < 1 / 3)[:, None] & (np.arange(T) >= tail[:, None])
-        children = np.where(same, children[np.arange(population), tail][:, None], children)
-        children = np.clip(children, -1.0, 1.0)
+        children = place.limit(np.clip(_changed(parents, rng), -1.0, 1.0))
         everyone, scores = np.concatenate([best, children]), ratios(bound, rule, children)
         scores = np.concatenate([score, scores])
         order = np.argsort(-scores, kind="stable")[:elite]
@@ -235,3 +261,36 @@ def hill(
         if progress is not None:
             progress(generation + 1, float(score[0]))
     return float(score[0]), best[0]
+
+
+def _beginnings(place: Arena, T: int, elite: int, rng: Any) -> Array:
+    """Random numbers, random signs, and what is known to hurt in one dimension, along every number."""
+    shape, half = (T, *place.shape), elite // 2
+    made = np.concatenate(
+        [rng.uniform(-1, 1, (elite - half, *shape)), rng.integers(0, 2, (half, *shape)) * 2.0 - 1.0]
+    )
+    known = [np.array([(-1.0) ** s for s in range(T)])]
+    if T >= 8:
+        makers: tuple[Callable[[int], Game], ...] = (games.BY_NAME["zigzag_run"], games.wall_of)
+        for make in makers:
+            reveal = make(T).begin(T)
+            known.append(np.array([float(reveal(t, np.zeros(1))[0]) for t in range(1, T + 1)]))
+    for k, line in enumerate(known):
+        made[k] = line.reshape(-1, *(1,) * len(place.shape))
+    return made
+
+
+def _changed(parents: Array, rng: Any) -> Array:
+    """Children: some entries moved, some turned, and some sequences ended by repeating one round."""
+    n, T = parents.shape[:2]
+    one = (n,) + (1,) * (parents.ndim - 1)
+    scale = rng.choice([1.0, 0.1, 0.01], one)
+    which = rng.random(parents.shape) < rng.choice([0.05, 0.2, 1.0], one)
+    children = parents + which * scale * rng.normal(size=parents.shape)
+    flips = rng.random(parents.shape) < rng.choice([0.0, 1.5 / T], one)
+    children = np.where(flips, -children, children)
+    # Worst sequences end in runs.
+    tail = rng.integers(0, T, n)
+    same = (rng.random(n) < 1 / 3)[:, None] & (np.arange(T) >= tail[:, None])
+    ends_alike = children[np.arange(n), tail][:, None]
+    return np.where(same.reshape(n, T, *one[2:]), ends_alike, children)

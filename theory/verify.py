@@ -1,9 +1,13 @@
 """Verdicts: play a rule, hold the chain of a theorem against it, and say which link breaks.
 
 In this order: N/A (an assumption about the game is not met), VIOLATED (regret, at its lower end, is above the
-bound), UNPROVEN (the bound held, but a link of its proof does not cover this player), INCONCLUSIVE (the bound
-lies inside the comparator's certificate), VACUOUS (the bound is no better than the diameter times the
-gradients), TIGHT (ratio at least 0.99), HOLDS.
+bound), UNPROVEN (no violation was seen, but a link does not cover this player), VACUOUS (the bound is no
+better than the diameter times the gradients), TIGHT (ratio at least 0.99), HOLDS.
+
+Regret is an interval where the comparator is numeric. Its upper end is compared with the bound alone (the
+chain is evaluated at the comparator found, so it covers the lower end): if the bound lies inside the interval
+the verdict is UNPROVEN and the link that fails is the comparator's own. That is a matter of the solver and
+not of the rule, so a record says it (``undecided``), and suites end with a code of their own.
 """
 
 from __future__ import annotations
@@ -18,19 +22,15 @@ from .bounds import Bound
 from .chain import broken_links
 from .play import Game, Trace, play
 
-NOT_APPLICABLE, VIOLATED, UNPROVEN, INCONCLUSIVE, VACUOUS, TIGHT, HOLDS = (
-    "N/A",
-    "VIOLATED",
-    "UNPROVEN",
-    "INCONCLUSIVE",
-    "VACUOUS",
-    "TIGHT",
-    "HOLDS",
-)
-VERDICTS = (NOT_APPLICABLE, VIOLATED, UNPROVEN, INCONCLUSIVE, VACUOUS, TIGHT, HOLDS)
+NOT_APPLICABLE, VIOLATED, UNPROVEN = "N/A", "VIOLATED", "UNPROVEN"
+VACUOUS, TIGHT, HOLDS = "VACUOUS", "TIGHT", "HOLDS"
+VERDICTS = (NOT_APPLICABLE, VIOLATED, UNPROVEN, VACUOUS, TIGHT, HOLDS)
 
 #: From this ratio on a bound counts as attained.
 ATTAINED = 0.99
+
+#: The link from the regret at the comparator found to the regret at the best one.
+COMPARATOR = "comparator: the best point is known to within its certificate, and the bound lies inside"
 
 
 @dataclass
@@ -64,10 +64,15 @@ class Record:
 
     @property
     def ok(self) -> bool:
-        """Whether the verdict is one of those expected; if nothing was said, none of the bad three."""
+        """Whether the verdict is one of those expected; if nothing was said, neither of the bad two."""
         if self.expected:
             return self.verdict in self.expected
-        return self.verdict not in (VIOLATED, UNPROVEN, INCONCLUSIVE)
+        return self.verdict not in (VIOLATED, UNPROVEN)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing is against the bound but that the best comparator is not known well enough."""
+        return self.verdict == UNPROVEN and self.broken == [COMPARATOR]
 
     @property
     def about_regret(self) -> bool:
@@ -102,6 +107,8 @@ def judge(bound: Bound, trace: Trace) -> Record:
     checks = bound.checks(trace)
     broken = broken_links(links, slack)
     broken += [f"{c.name} (round {c.step}): {c.lemma}" for c in checks if not c.holds]
+    if low <= value + slack < high:
+        broken.append(COMPARATOR)
     record.measured, record.value, record.slack = (float(low), float(high)), float(value), float(slack)
     record.ratio = float(low / value) if value else (0.0 if low <= 0 else float("inf"))
     record.links = [(link.name, float(link.value)) for link in links]
@@ -112,8 +119,6 @@ def judge(bound: Bound, trace: Trace) -> Record:
         record.verdict = VIOLATED
     elif broken:
         record.verdict = UNPROVEN
-    elif high > value + slack:
-        record.verdict = INCONCLUSIVE
     elif bound.kind != "formula" and value >= trace.trivial:
         record.verdict = VACUOUS
     else:

@@ -70,6 +70,16 @@ class LongAdaGrad(AdaGrad):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortSGD(SGD):
+    """The opposite, of gradient descent: 10 % short."""
+
+    def step(self, w: Any, g: Any, state: Any) -> dict[str, Any]:
+        """The rule's step, cut."""
+        values = super().step(w, g, state)
+        return values | {"w": w + 0.9 * (values["w"] - w)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LateAdaGrad(AdaGrad):
     """Divides by the root of the sum of the *earlier* squares."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 from rich.progress import Progress
 
@@ -14,12 +11,11 @@ from ..theory import catalogue, games, suites
 from ..theory import verify as theory
 from ..theory.constants import brackets, known
 from ..theory.suites import Entry
-from ..theory.verify import INCONCLUSIVE, VIOLATED, Record
+from ..theory.verify import VIOLATED, Record
 from .output import console, json_option, print_json, table
+from .verify_attack import attack, replay
 from .verify_foreign import foreign
 from .verify_report import report
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group()
@@ -27,14 +23,16 @@ def verify() -> None:
     """Regret bounds held against the rules of this library; every subcommand takes --json.
 
     Verdicts: N/A (an assumption about the game is not met), VIOLATED, UNPROVEN (the bound held, a link of its
-    proof does not), INCONCLUSIVE (the comparator is not known well enough), VACUOUS, TIGHT (ratio >= 0.99),
-    HOLDS.
+    proof does not, or the best comparator is not known well enough), VACUOUS (no better than the diameter
+    times the gradients), TIGHT (ratio >= 0.99), HOLDS.
 
     Exit codes: 0 every verdict is as expected; 1 one is not, or a mutant survives; 2 the input is wrong; 3
-    only an interval is too wide.
+    only a comparator is not known well enough.
     """
 
 
+verify.add_command(attack)
+verify.add_command(replay)
 verify.add_command(foreign)
 verify.add_command(report)
 
@@ -66,11 +64,14 @@ def list_(family: str | None, markdown: bool, constants: bool, as_json: bool) ->
 def _list_constants(as_json: bool) -> None:
     found = list(brackets())
     if as_json:
-        names = ("below", "above", "witness", "T", "why")
+        names = ("below", "above", "witness", "T", "tends", "why")
         print_json([{"bound": b.bound.id} | {name: getattr(b, name) for name in names} for b in found])
         return
-    rows = [[b.bound.id, f"{b.below:.4g}", f"{b.above:.4g}", b.witness, str(b.T), b.why] for b in found]
-    console().print(table(["id", ">below", ">above", "worst play known", ">T", "above by"], rows))
+    rows = []
+    for b in found:
+        numbers = [f"{b.below:.4g}", "tends to 1" if b.tends else "", f"{b.above:.4g}"]
+        rows.append([b.bound.id, *numbers, b.witness, str(b.T), b.why])
+    console().print(table(["id", ">below", "", ">above", "worst play known", ">T", "above by"], rows))
 
 
 @verify.command()
@@ -137,7 +138,7 @@ def _entries(suite: str, name: str | None, game: str | None, rounds: int, dtype:
         if name is None:
             raise HyperparameterError("--bound", "nothing", "a theorem", "Name one with --bound.")
         bound = theorems.get(name)
-        bad = (VIOLATED, theory.UNPROVEN, INCONCLUSIVE)
+        bad = (VIOLATED, theory.UNPROVEN)
         fine = tuple(v for v in theory.VERDICTS if bound.known_false or v not in bad)
         return [Entry(bound, games.BY_NAME[game], rounds, fine, dtype)]
     entries = suites.SUITES[suite]()
@@ -176,117 +177,6 @@ def _row(record: Record) -> list[str]:
 
 
 @verify.command()
-@click.argument("name")
-@click.option("-T", "rounds", type=click.IntRange(2, 4096), default=20, show_default=True)
-@click.option("--search", type=click.Choice(["hill", "signs"]), default="hill", show_default=True)
-@click.option("--factor", type=float, default=1.0, show_default=True, help="Of the bound's own rate.")
-@click.option("--generations", type=click.IntRange(1), default=300, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--save", type=FILE, metavar="FILE", help="Write the witness as JSON.")
-@json_option
-@click.pass_context
-def attack(
-    ctx: click.Context,
-    name: str,
-    rounds: int,
-    search: str,
-    factor: float,
-    generations: int,
-    seed: int,
-    save: Path | None,
-    as_json: bool,
-) -> None:
-    """Search for the worst loss sequence on [-1, 1] for one theorem (or a wrong rate of it).
-
-    --search signs tries all 2^T sign sequences (T up to 28). A violation is replayed in exact or 50-digit
-    arithmetic before it is reported. Exit code 1 if the bound is violated.
-    """
-    from ..theory import search as searching
-    from ..theory import witness as witnesses
-
-    bound = theorems.get(name)
-    if not 0 < factor < float("inf"):
-        raise HyperparameterError(
-            "--factor", repr(factor), "a positive number", "1 attacks the theorem itself."
-        )
-    with Progress(console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=generations)
-        if search == "signs":
-            if rounds > 28:
-                raise HyperparameterError("-T", str(rounds), "at most 28", "Time doubles with each round.")
-            searching.per_coordinate(bound, 1.0 * _ones(1), rounds)
-            worst = searching.exhaustive(searching.player(bound, rounds, factor), rounds)
-            gradients: Any = [float(sign) for sign in worst.signs]
-        else:
-
-            def note(done: int, ratio: float) -> None:
-                progress.update(task, completed=done, description=f"{name} {ratio:.4f}")
-
-            _, gradients = searching.hill(
-                bound, rounds, factor=factor, generations=generations, seed=seed, progress=note
-            )
-    witness = witnesses.shorten(bound, gradients, factor)
-    exact = witnesses.replay(witness)
-    if save is not None:
-        witness.save(save)
-    fields = {
-        "bound": name,
-        "factor": factor,
-        "T": rounds,
-        "search": search,
-        "seed": seed,
-        "ratio": exact.ratio,
-        "violated": exact.violated,
-        "arithmetic": exact.kind,
-        "gradients": list(witness.gradients),
-    }
-    _tell(fields, as_json)
-    ctx.exit(1 if exact.violated else 0)
-
-
-def _ones(n: int) -> Any:
-    import numpy as np
-
-    return np.ones(n)
-
-
-@verify.command()
-@click.argument("file", type=FILE)
-@json_option
-@click.pass_context
-def replay(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Play a witness file again, in fractions or 50 digits. Exit code 1 if the bound is violated."""
-    from ..theory import witness as witnesses
-
-    witness = witnesses.Witness.load(file)
-    exact = witnesses.replay(witness)
-    fields = {
-        "bound": witness.bound,
-        "factor": witness.factor,
-        "T": len(witness.gradients),
-        "arithmetic": exact.kind,
-        "regret": exact.regret,
-        "value": exact.value,
-        "ratio": exact.ratio,
-        "violated": exact.violated,
-        "links": exact.record.links,
-        "broken": exact.record.broken,
-    }
-    _tell(fields, as_json)
-    ctx.exit(1 if exact.violated else 0)
-
-
-def _tell(fields: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(fields)
-        return
-    out = console()
-    for name, value in fields.items():
-        text = " ".join(map(str, value)) if isinstance(value, list) else value
-        out.print(f"{name:12} {text}", markup=False, soft_wrap=True)
-
-
-@verify.command()
 @click.option("--only", default="", metavar="TEXT", help="Mutants whose name contains this.")
 @json_option
 @click.pass_context
@@ -320,7 +210,8 @@ def mutate(ctx: click.Context, only: str, as_json: bool) -> None:
             }
             for k in kills
         ]
-        print_json({"mutants": rows, "survivors": survivors, "negatives": mutants.NEGATIVES})
+        said = {"negatives": mutants.NEGATIVES, "formulas": mutants.FORMULAS}
+        print_json({"mutants": rows, "survivors": survivors, **said})
     else:
         shown = [
             [
@@ -339,5 +230,8 @@ def mutate(ctx: click.Context, only: str, as_json: bool) -> None:
         out.print("\nHonest negatives, which no ratio here sees:", markup=False)
         for what, instead in mutants.NEGATIVES.items():
             out.print(f"  {what}: {instead}", markup=False, soft_wrap=True)
+        out.print("\nLinks that nothing played can break:", markup=False)
+        for link, why in mutants.FORMULAS.items():
+            out.print(f"  {link}: {why}", markup=False, soft_wrap=True)
         out.print(f"\n{len(kills)} mutants, {len(survivors)} survive: {', '.join(survivors)}", markup=False)
     ctx.exit(1 if survivors else 0)

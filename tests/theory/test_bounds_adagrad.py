@@ -67,8 +67,8 @@ def test_reading_the_diameter_as_a_radius_is_a_false_theorem():
     class Radius(adagrad.DiagonalTuned):
         id = "adagrad.radius"
 
-        def closed(self, trace, D):
-            return super().closed(trace, D) / 2
+        def terms(self, game, gamma, D):
+            return super().terms(game, gamma, D) / 2
 
     worst = exhaustive(AdaGrad(learning_rate=math.sqrt(2)), 12)
     record = verify(Radius(), games.sequence(worst.signs), 12)

@@ -19,7 +19,8 @@ from memopt_ref.schedules import InverseSqrt
 from memopt_ref.theory import games
 from memopt_ref.theory.chain import Link, broken_links
 from memopt_ref.theory.geometry import Box, Everywhere, L2Ball
-from memopt_ref.theory.ledger import LeaderLedger, Ledger, dense
+from memopt_ref.theory.leaders import LeaderLedger
+from memopt_ref.theory.ledger import Ledger, dense
 from memopt_ref.theory.play import Game, play
 from memopt_ref.theory.wrong_rules import LongAdaGrad
 

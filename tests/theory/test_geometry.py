@@ -8,7 +8,11 @@ from scipy.optimize import minimize
 
 from memopt_ref.errors import HyperparameterError
 from memopt_ref.parts.metric import Metric
+from memopt_ref.theory import games, suites
+from memopt_ref.theory.bounds import get
+from memopt_ref.theory.comparators import Polytope, SpectralBall
 from memopt_ref.theory.geometry import Box, Everywhere, L2Ball, Simplex
+from memopt_ref.theory.verify import HOLDS, verify
 
 
 def metrics(rng, d):
@@ -96,3 +100,41 @@ def test_linear_oracles_and_diameters():
     assert Simplex(3).diameter("l2") == np.sqrt(2.0)
     with pytest.raises(HyperparameterError, match="comparator"):
         Everywhere((2,)).argmin(c)
+
+
+def test_the_spectral_ball_is_minimised_by_the_singular_vectors():
+    rng = np.random.default_rng(0)
+    ball, c = SpectralBall(1.5, (4, 3)), rng.normal(size=(4, 3))
+    u = ball.argmin(c)
+    assert np.linalg.norm(u, 2) <= 1.5 * (1 + 1e-12)
+    assert ball.least(c) == pytest.approx(-1.5 * np.linalg.norm(c, "nuc"), rel=1e-12)
+    for _ in range(50):
+        x = rng.normal(size=(4, 3))
+        x *= 1.5 / np.linalg.norm(x, 2)
+        assert np.sum(c * x) >= ball.least(c)
+        assert np.linalg.norm(x) <= ball.radius(np.zeros((4, 3))) * (1 + 1e-12)
+
+
+def test_a_polytope_is_certified_by_its_multipliers():
+    rng = np.random.default_rng(1)
+    rows, tops = rng.normal(size=(3, 4)), rng.uniform(0.1, 1.0, 3)
+    polytope = Polytope(-np.ones(4), np.ones(4), rows, tops)
+    for _ in range(10):
+        c = rng.normal(size=4)
+        u = polytope.argmin(c)
+        assert np.all(rows @ u <= tops + 1e-9)
+        assert polytope.gap(c, u) < 1e-9
+        # Another member is not the minimum, and the certificate says by how much.
+        assert polytope.gap(c, np.zeros(4)) == pytest.approx(-float(np.sum(c * u)), abs=1e-9)
+    with pytest.raises(HyperparameterError, match="projection"):
+        polytope.project(np.zeros(4))
+
+
+def test_regret_against_a_polytope_is_an_interval():
+    game = suites.halfspace(40)
+    record = verify(get("ogd.const"), game, 40)
+    assert record.verdict == HOLDS
+    low, high = record.measured
+    assert low <= high < low + 1e-9
+    # The whole cube is a harder comparator than half of it.
+    assert verify(get("ogd.const"), games.rademacher((3,)), 40).measured[0] >= low

@@ -121,7 +121,7 @@ def test_broken_links_come_with_their_lemma(found):
 
 def test_a_survivor_is_named_and_changes_the_exit_code(found):
     sheet = report_sheets.kill_matrix(found.kills)
-    assert [len(row) for row in sheet.rows] == [len(sheet.columns)] * 5
+    assert [len(row) for row in sheet.rows] == [len(sheet.columns)] * 7
     assert all(row[-1] == "" for row in sheet.rows)
     innocent = dataclasses.replace(
         found.kills[0], sharp=found.records[0], dull=dataclasses.replace(found.kills[0].dull, broken=[])

@@ -15,10 +15,11 @@ from memopt_ref.rules.amsgrad import AMSGrad
 from memopt_ref.rules.ftrl import FTRLProximal
 from memopt_ref.rules.sgd import SGD
 from memopt_ref.schedules import InverseSqrt
-from memopt_ref.theory import games, search
-from memopt_ref.theory.bounds import get
+from memopt_ref.theory import arenas, games, search
+from memopt_ref.theory.bounds import all_bounds, get
 from memopt_ref.theory.play import play
 from memopt_ref.theory.search import exhaustive, game_value, hill
+from memopt_ref.theory.verify import HOLDS, TIGHT, VACUOUS, VIOLATED, verify
 from memopt_ref.theory.witness import Witness, replay, shorten
 
 
@@ -92,9 +93,74 @@ def test_climbing_attains_the_bound_of_gradient_descent():
     assert hill(get("ogd.tuned"), 9, generations=200)[0] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_bounds_that_couple_coordinates_cannot_be_searched():
-    with pytest.raises(HyperparameterError, match="Only these"):
-        hill(get("sm3.II"), 4)
+def test_signs_are_tried_on_an_interval_only():
+    assert (
+        search.all_signs(get("adagrad.mirror"), 8).regret
+        == exhaustive(AdaGrad(learning_rate=2**0.5), 8).regret
+    )
+    with pytest.raises(HyperparameterError, match="on an interval"):
+        search.all_signs(get("sm3.II"), 4)
+
+
+ATTACKED = [b for b in all_bounds().values() if not arenas.why_not(b)]
+
+
+def test_a_bound_has_an_arena_or_a_reason():
+    for bound in all_bounds().values():
+        assert bool(arenas.why_not(bound)) != (bound in ATTACKED)
+    families = {b.family for b in ATTACKED}
+    assert families >= {"ogd", "momentum", "adagrad", "ftrl", "sm3", "shampoo", "amsgrad", "adam"}
+    assert families >= {"error_feedback", "microadam", "count_sketch", "experts"}
+    assert all(len(reason) > 20 for reason in arenas.REASONS.values())
+
+
+@pytest.mark.parametrize("bound", ATTACKED, ids=lambda b: b.id)
+def test_every_arena_finds_a_witness_that_replays(bound):
+    """What the search scored is what playing says, and a right theorem is not violated."""
+    ratio, numbers = hill(bound, 4, generations=2, population=6)
+    game, rule = arenas.arena(bound).game(numbers), search.player(bound, 4)
+    record = verify(bound, game, 4, rule)
+    assert record.ratio == pytest.approx(ratio, rel=1e-9, abs=1e-12)
+    again = replay(shorten(bound, numbers))
+    assert again.violated == (again.record.verdict == VIOLATED)
+    assert again.record.verdict in (HOLDS, TIGHT, VACUOUS) or bound.known_false, again.record.broken
+    assert again.kind == ("float64" if not arenas.arena(bound).exact else again.kind)
+    assert float(again.ratio) == pytest.approx(shorten(bound, numbers).ratio, rel=1e-9, abs=1e-12)
+
+
+def test_climbing_breaks_a_rule_without_feedback_in_the_plane():
+    bound = get("error_feedback.none")
+    ratio, numbers = hill(bound, 20, generations=20, population=16)
+    assert ratio > 1
+    witness = shorten(bound, numbers)
+    again = replay(witness)
+    assert (again.kind, again.violated) == ("50 digits", True)
+    assert any(text.startswith("virtual iterate") for text in again.record.broken)
+    assert witness.rounds == 20
+    assert len(witness.gradients) == 40
+
+
+def test_a_value_for_many_games_is_the_value_of_each():
+    rng = np.random.default_rng(0)
+    for bound in ATTACKED:
+        place = arenas.arena(bound)
+        sequences = place.limit(rng.uniform(-1, 1, (3, 6, *place.shape)))
+        quick = bound.separately(place.game(sequences[0]), np.sum(sequences**2, axis=(1, 2)), 6)
+        if quick is not None and place.separable:
+            rule = search.player(bound, 6)
+            slow = [search.ends(bound, rule, place.game(rows), 6)[1] for rows in sequences]
+            np.testing.assert_allclose(quick, slow, rtol=1e-14)
+
+
+def test_the_player_is_hidden_from_the_value():
+    """A wrong accumulator must not certify itself: C is the same whoever plays."""
+    rng = np.random.default_rng(1)
+    for name in ("sm3.II", "adagrad.full", "amsgrad.constant", "count_sketch.adagrad", "shampoo.tuned"):
+        bound = get(name)
+        place = arenas.arena(bound)
+        game = place.game(place.limit(rng.uniform(-1, 1, (7, *place.shape))))
+        right, wrong = search.player(bound, 7), search.player(bound, 7, 3.0)
+        assert search.ends(bound, right, game, 7)[1] == search.ends(bound, wrong, game, 7)[1]
 
 
 def test_a_replay_in_fractions_is_exact():
@@ -134,6 +200,8 @@ def test_witnesses_are_kept_in_files(tmp_path):
         lambda d: d.update(gradients=["NaN"]),
         lambda d: d.update(factor=-1),
         lambda d: d.pop("bound"),
+        lambda d: d.update(bound="ogd.lstar"),
+        lambda d: d.update(bound="point_queries.median"),
     ],
 )
 def test_a_damaged_witness_is_refused(tmp_path, damage):

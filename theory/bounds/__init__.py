@@ -89,6 +89,14 @@ class Bound:
         """R <= ... <= C against u, each link with its lemma."""
         raise NotImplementedError
 
+    def separately(self, game: Game, gamma: Array, T: int) -> Array | None:
+        """C of many games, from their sums of squares; None if C needs more than these.
+
+        ``game`` has one coordinate and is played from the middle of its domain; ``gamma`` is one number for
+        each sequence of gradients.
+        """
+        return None
+
     def checks(self, trace: Trace) -> list[Check]:
         """Conditions that the proof uses at every step."""
         return [check for one in trace.observers.values() for check in one.checks()]

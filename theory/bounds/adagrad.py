@@ -28,7 +28,8 @@ from ...rules.adagrad_forms import FullMatrixAdaGrad
 from ...rules.ftrl import FTRLProximal
 from ..chain import Link, SecondMoment, trajectory_widths
 from ..geometry import Array
-from ..ledger import LeaderLedger, Ledger
+from ..leaders import LeaderLedger, OriginLedger
+from ..ledger import Ledger
 from ..play import Game, Round, Trace
 from ..players import FullMatrixDualAveraging
 from . import START, TRAJECTORY, Bound, MirrorBound
@@ -69,17 +70,21 @@ class Diagonal(MirrorBound):
         return [
             *self.head(trace, u),
             self.level_b(trace, D, "linf"),
-            Link("C", self.closed(trace, D), SUM_LEMMA),
+            Link("C", np.sum(self.terms(trace.game, trace.gamma, D)), SUM_LEMMA),
         ]
 
     def distance(self, trace: Trace, u: Array) -> Array:
         """The widths of the domain."""
         return trace.game.domain.widths()
 
-    def closed(self, trace: Trace, D: Array) -> Any:
-        """C."""
-        eta = self._eta(trace.game)
-        return np.sum((D**2 / (2 * eta) + eta) * np.sqrt(trace.gamma))
+    def terms(self, game: Game, gamma: Array, D: Array) -> Array:
+        """C, coordinate by coordinate."""
+        eta = self._eta(game)
+        return (D**2 / (2 * eta) + eta) * np.sqrt(gamma)
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array | None:
+        """A sum over coordinates; of a trajectory's D nothing is known beforehand."""
+        return None if self.D == TRAJECTORY else self.terms(game, gamma, game.comparators.widths())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +99,9 @@ class DiagonalTuned(Diagonal):
     errata: ClassVar[str] = "D is the diameter: on [-1, 1] it is 2; read as a radius the statement is false"
     corollary: ClassVar[bool] = True
 
-    def closed(self, trace: Trace, D: Array) -> Any:
-        """C."""
-        return trace.game.domain.diameter("linf") * root_sum(2 * trace.gamma)
+    def terms(self, game: Game, gamma: Array, D: Array) -> Array:
+        """C, coordinate by coordinate."""
+        return game.domain.diameter("linf") * np.sqrt(2 * gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +140,9 @@ class DiagonalNominal(DiagonalTuned):
         """The comparators' widths."""
         return trace.game.comparators.widths()
 
-    def closed(self, trace: Trace, D: Array) -> Any:
+    def terms(self, game: Game, gamma: Array, D: Array) -> Array:
         """C at this rate."""
-        eta = self._eta(trace.game)
-        return np.sum((D**2 / (2 * eta) + eta) * np.sqrt(trace.gamma))
+        return Diagonal.terms(self, game, gamma, D)
 
 
 class OuterProducts:
@@ -269,6 +273,11 @@ class DualAveraging(Bound):
             Link("paper", paper, "halves dropped"),
         ]
 
+    def separately(self, game: Game, gamma: Array, T: int) -> Array | None:
+        """Both ends of the domain are as far from x_1."""
+        eta, s, d2 = self._eta(game), np.sqrt(gamma), self._radius(game) ** 2
+        return (self._delta(game) * d2 + d2 * s) / (2 * eta) + eta * s
+
 
 @dataclass(frozen=True, kw_only=True)
 class DualAveragingTuned(DualAveraging):
@@ -287,6 +296,11 @@ class DualAveragingTuned(DualAveraging):
         first = self._delta(game) * np.sum((u - game.x1) ** 2) / (math.sqrt(2) * r)
         C = first + r * root_sum(2 * trace.gamma)
         return [*links[:-2], Link("C", C, links[-2].lemma)]
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array:
+        """From the radius."""
+        r = self._radius(game)
+        return self._delta(game) * r / math.sqrt(2) + r * np.sqrt(2 * gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +323,7 @@ class DualAveragingNoDelta(DualAveraging):
 
 @dataclass(frozen=True, kw_only=True)
 class FullDualAveraging(DualAveraging):
-    """Dual averaging with the full matrix; endpoints only, the proof being that of the diagonal form."""
+    """Dual averaging with the full matrix: delta I + G_{t-1}^{1/2} >= G_t^{1/2} as delta >= |g_t|_2."""
 
     id: ClassVar[str] = "adagrad.full.dual.eta"
     statement: ClassVar[str] = (
@@ -331,25 +345,34 @@ class FullDualAveraging(DualAveraging):
         size = math.prod(game.shape)
         return f"{size} entries are too many for a matrix" if size > 64 else ""
 
+    def separately(self, game: Game, gamma: Array, T: int) -> None:
+        """A matrix couples coordinates."""
+
     def rule(self, game: Game, T: int) -> Any:
         """A player: the library has no such rule."""
         return FullMatrixDualAveraging(self._eta(game), self._delta(game))
 
     def observers(self, game: Game, T: int) -> list[Any]:
-        """The gradients' outer products."""
-        return [OuterProducts()]
+        """The leader's ledger, and the gradients' outer products."""
+        first = self._delta(game) / self._eta(game)
+        return [OriginLedger(game.x1, first), OuterProducts()]
 
     def chain(self, trace: Trace, u: Array) -> list[Link]:
-        """R_lin <= C <= paper."""
-        game, sums = trace.game, trace.observers["OuterProducts"]
+        """R_lin <= A <= B <= C <= paper."""
+        game, sums, ledger = trace.game, trace.observers["OuterProducts"], trace.observers["OriginLedger"]
         eta, delta, d = self._eta(game), self._delta(game), np.ravel(u - game.x1)
         values, basis = np.linalg.eigh(sums.G)
         root = np.sqrt(np.maximum(values, 0.0))
         square = delta * np.sum(d * d)
         C = (square + np.sum(root * (basis.T @ d) ** 2)) / (2 * eta) + eta * np.sum(root)
         paper = (square + np.sum(d * d) * np.sum(root)) / eta + eta * np.sum(root)
-        links = convexity(trace, u)
-        return [*links, Link("C", C, "stability, delta >= |g_t|"), Link("paper", paper, "halves dropped")]
+        return [
+            *convexity(trace, u),
+            Link("A", ledger.upper(u), "x_{T+1} minimises the leader's objective"),
+            Link("B", ledger.psi(u) + ledger.dual, "stability in the norm of H_{t-1}"),
+            Link("C", C, "delta >= |g_t| makes H_{t-1} >= G_t^{1/2} / eta; the sum lemma"),
+            Link("paper", paper, "halves dropped"),
+        ]
 
 
 def convexity(trace: Trace, u: Array) -> list[Link]:

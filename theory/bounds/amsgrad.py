@@ -34,64 +34,10 @@ from ...schedules import Exponential, InverseSqrt
 from ..chain import Check, Link
 from ..geometry import Array
 from ..ledger import Ledger
-from ..play import Game, Round, Trace
+from ..moments import Moments, Momentum, ScheduledLedger
+from ..play import Game, Trace
 from . import START, Bound, MirrorBound
 from .adagrad import convexity, root_sum
-
-
-class Moments:
-    """v_hat of AMSGrad (or v of Adam), and sums with it, from the gradients alone.
-
-    ``weighted`` is the sum over rounds of beta1_t sqrt(v_hat_t) / alpha_t.
-    """
-
-    def __init__(self, alpha: float, beta1: float, beta2: float, decay: float = 1.0) -> None:
-        self.alpha, self.beta1, self.beta2, self.decay = alpha, beta1, beta2, decay
-        self.v: Any = 0.0
-        self.v_hat: Any = 0.0
-        self.weighted: Any = 0.0
-
-    def see(self, r: Round) -> None:
-        """One gradient."""
-        self.v = self.beta2 * self.v + (1.0 - self.beta2) * (r.g * r.g)
-        self.v_hat = np.maximum(self.v_hat, self.v)
-        rate, beta = self.alpha / math.sqrt(r.t), self.beta1 * self.decay ** (r.t - 1)
-        self.weighted = self.weighted + beta * np.sqrt(self.v_hat) / rate
-
-    def checks(self) -> list[Check]:
-        """None: it is no part of the player."""
-        return []
-
-
-class Momentum:
-    """The exact form of sum <g_t - m_t, x_t - u> for m <- b m + (1 - b) g from 0."""
-
-    def __init__(self, b: float) -> None:
-        self.b = b
-        self.moved: Any = 0
-        self.pending: Any = 0
-        self.mass: Any = 0
-        self.m: Any = 0
-        self.x: Any = 0
-
-    def see(self, r: Round) -> None:
-        """One round; the last one's move is left out at the end."""
-        if "m" not in r.values:
-            self.moved = self.pending = np.nan
-            return
-        m = np.asarray(r.values["m"]).astype(r.x.dtype)
-        self.pending = np.sum(m * (r.x - r.x_next))
-        self.moved = self.moved + self.pending
-        self.mass = self.mass + np.sum(np.abs(m)) * 2 / (1 - self.b)
-        self.m, self.x = m, r.x
-
-    def __call__(self, u: Array) -> Any:
-        """At u."""
-        return self.b / (1 - self.b) * (np.sum(self.m * (self.x - u)) + self.moved - self.pending)
-
-    def checks(self) -> list[Check]:
-        """See :meth:`ConstantBeta.checks`."""
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,11 +108,11 @@ class ConstantBeta(MirrorBound):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled(Bound):
-    """beta1_t = beta1 lambda^(t-1) (or any schedule below beta1): endpoints of Theorem 4's corrected form.
+    """beta1_t = beta1 lambda^(t-1) (or any schedule below beta1): Theorem 4's corrected form.
 
-    With w_t = 1 / (1 - beta1_t), Abel's summation leaves the *positive* variation of w_t sqrt(v_hat_t) /
-    alpha_t, which is at most its last value with w = 1 plus sum beta1_t sqrt(v_hat_t) / (alpha_t (1 -
-    beta1)).
+    With w_t = 1 / (1 - beta1_t), g_t = w_t m_t - w_t beta1_t m_{t-1}: the first part is decomposed in w_t
+    H_t, which need not grow, the second is Young's (A <= B). Abel's summation leaves the *positive*
+    variation of w_t H_t, which is at most H_T plus sum beta1_t H_t / (1 - beta1) (B <= B_T).
     """
 
     id: ClassVar[str] = "amsgrad.scheduled"
@@ -180,7 +126,6 @@ class Scheduled(Bound):
         "the published proof takes w_t sqrt(v_hat_t) / alpha_t for monotone: see amsgrad.abel"
     )
     norm: ClassVar[str] = "linf"
-    kind: ClassVar[str] = "formula"
     alpha: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.99
@@ -198,12 +143,39 @@ class Scheduled(Bound):
         return AMSGrad(learning_rate=InverseSqrt(self.alpha), beta1=beta1, beta2=self.beta2)
 
     def observers(self, game: Game, T: int) -> list[Any]:
-        """v_hat from the gradients."""
-        return [Moments(self.alpha, self.beta1, self.beta2, self.decay)]
+        """The ledger weighted by w_t, and v_hat from the gradients."""
+        ledger = ScheduledLedger(game.domain, game.comparators, self.beta1, self.decay)
+        return [ledger, Moments(self.alpha, self.beta1, self.beta2, self.decay)]
 
     def chain(self, trace: Trace, u: Array) -> list[Link]:
-        """R_lin <= C: endpoints."""
-        return [*convexity(trace, u), Link("C", self.closed(trace), "the theorem")]
+        """R_lin <= A <= B <= B_T <= C."""
+        ledger, D2 = trace.observers["ScheduledLedger"], trace.game.domain.widths() ** 2
+        spent, shares = ledger.dual + ledger.spent, ledger.shares / (1 - self.beta1)
+        B = np.sum(D2 * (ledger.rises + ledger.pulled)) / 2 + spent
+        B_T = np.sum(D2 * (ledger.h / 2 + shares)) + spent
+        return [
+            *convexity(trace, u),
+            Link("A", ledger.upper(u) + ledger.cross(u), "x_{t+1} is the projection in the norm of H_t"),
+            Link("B", B, "|x_t - u| <= D where w_t H_t rises, and Young"),
+            Link("B_T", B_T, "H_t does not decrease: w_t H_t rises by H_T + sum b_t H_t / (1 - b) at most"),
+            Link("C", self.closed(trace), "m^2 / sqrt(v) by Cauchy and Schwarz, v <= v_hat"),
+        ]
+
+    def checks(self, trace: Trace) -> list[Check]:
+        """What the momentum owes equals the residual."""
+        u, ledger = trace.hindsight().u, trace.observers["ScheduledLedger"]
+        off = abs(float(ledger.residual(u) - ledger.cross(u)))
+        step = trace.T if off > self.slack(trace) else None
+        lemma = "g_t = w_t (m_t - b_t m_{t-1})"
+        return [*super().checks(trace), Check("momentum", off, step, lemma)]
+
+    def slack(self, trace: Trace) -> Any:
+        """As of mirror descent, in w_t H_t."""
+        ledger = trace.observers["ScheduledLedger"]
+        if ledger.last is None:
+            return super().slack(trace)
+        size = np.sum(ledger.rises + ledger.pulled) * trace.game.comparators.diameter("l2") ** 2
+        return super().slack(trace) + 4 * (trace.T + 8) * trace.unit * (size + 2 * abs(ledger.dual))
 
     def coefficients(self) -> tuple[float, float]:
         """Of the first two terms, without D^2."""

@@ -20,10 +20,10 @@ import numpy as np
 from ...rules.ftrl import FTRLProximal
 from ..chain import Check, Link, SecondMoment
 from ..geometry import Array
-from ..ledger import LeaderLedger
+from ..leaders import LeaderLedger
 from ..play import Game, Trace
 from . import Bound
-from .adagrad import SUM_LEMMA, convexity, root_sum
+from .adagrad import SUM_LEMMA, convexity
 
 MCMAHAN = "McMahan and Streeter 2010, with the factor 1/2 of McMahan's survey (as recalled); proof above"
 
@@ -65,13 +65,17 @@ class Proximal(Bound):
             Link("A", ledger.upper(u), "x_{T+1} minimises the leader's objective"),
             Link("B", b, "stability in the norm of H_t"),
             Link("B_D", np.sum(ledger.h * D**2) / 2 + ledger.dual, "|x_t - u| <= D"),
-            Link("C", self.closed(trace), SUM_LEMMA),
+            Link("C", np.sum(self.terms(trace.game, trace.gamma)), SUM_LEMMA),
         ]
 
-    def closed(self, trace: Trace) -> Any:
-        """C."""
-        alpha, D = self._alpha(trace.game), trace.game.domain.widths()
-        return np.sum((D**2 / (2 * alpha) + alpha) * np.sqrt(trace.gamma))
+    def terms(self, game: Game, gamma: Array) -> Array:
+        """C, coordinate by coordinate."""
+        alpha, D = self._alpha(game), game.domain.widths()
+        return (D**2 / (2 * alpha) + alpha) * np.sqrt(gamma)
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array:
+        """A sum over coordinates."""
+        return self.terms(game, gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +87,9 @@ class ProximalTuned(Proximal):
     errata: ClassVar[str] = "first published with 2 for sqrt(2)"
     corollary: ClassVar[bool] = True
 
-    def closed(self, trace: Trace) -> Any:
-        """C."""
-        return trace.game.domain.diameter("linf") * root_sum(2 * trace.gamma)
+    def terms(self, game: Game, gamma: Array) -> Array:
+        """C, coordinate by coordinate."""
+        return game.domain.diameter("linf") * np.sqrt(2 * gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,9 @@ class CompetitiveRatio(ProximalTuned):
             Link("tuned", tuned, ""),
             Link("C", math.sqrt(2) * fixed, "the best fixed diagonal"),
         ]
+
+    def separately(self, game: Game, gamma: Array, T: int) -> None:
+        """It bounds no regret."""
 
     def checks(self, trace: Trace) -> list[Check]:
         """A statement about formulas."""

@@ -58,8 +58,16 @@ class Constant(MirrorBound):
         square = np.sum((trace.game.x1 - u) ** 2)
         ledger: Ledger = trace.observers["Ledger"]
         b = Link("B", ledger.height() * square / 2 + ledger.dual, "constant H, drop |x_{T+1} - u|^2")
-        C = square / (2 * eta) + eta / 2 * trace.square
-        return [*self.head(trace, u), b, Link("C", C, "H = 1 / eta")]
+        return [
+            *self.head(trace, u),
+            b,
+            Link("C", square / (2 * eta) + eta / 2 * trace.square, "H = 1 / eta"),
+        ]
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array:
+        """Both ends of the domain are as far from x_1."""
+        eta = self._eta(game, T)
+        return game.comparators.radius(game.x1) ** 2 / (2 * eta) + eta / 2 * gamma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +81,16 @@ class Tuned(Constant):
 
     def chain(self, trace: Trace, u: Array) -> list[Link]:
         """C from G, D and T alone."""
-        D = trace.game.comparators.radius(trace.game.x1)
         links = super().chain(trace, u)[:-1]
-        return [*links, Link("C", D * trace.game.G * math.sqrt(trace.T), "|g_t| <= G and the tuned rate")]
+        return [*links, Link("C", self.closed(trace.game, trace.T), "|g_t| <= G and the tuned rate")]
+
+    def closed(self, game: Game, T: int) -> float:
+        """C."""
+        return game.comparators.radius(game.x1) * game.G * math.sqrt(T)
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array:
+        """The same for all gradients."""
+        return self.closed(game, T) + 0 * gamma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +126,10 @@ class Anytime(MirrorBound):
         """C."""
         D, eta = game.domain.diameter("l2"), self._eta(game)
         return D * D * math.sqrt(T) / (2 * eta) + eta * game.G**2 * (math.sqrt(T) - 0.5)
+
+    def separately(self, game: Game, gamma: Array, T: int) -> Array:
+        """The same for all gradients."""
+        return self.closed(game, T) + 0 * gamma
 
 
 @dataclass(frozen=True, kw_only=True)
