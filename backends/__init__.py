@@ -5,9 +5,11 @@ implementation for that library (``registry``). Nothing here defines an algorith
 the bits of the reference, or declares that it has not.
 """
 
+from . import tuning
 from .registry import (
     Backend,
     BackendStatus,
+    Leaf,
     StatusTable,
     Variant,
     register,
@@ -21,6 +23,7 @@ __all__ = [
     "Backend",
     "BackendStatus",
     "Choice",
+    "Leaf",
     "StatusTable",
     "Variant",
     "check_array_library",
@@ -30,6 +33,7 @@ __all__ = [
     "requested",
     "select",
     "status",
+    "tuning",
     "unregister",
     "use_backend",
 ]

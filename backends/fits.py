@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import re
@@ -66,3 +67,15 @@ def _numba(numpy_version: str) -> tuple[bool, str]:
         if found and not within(numpy_version, found[1]):
             return False, f"numba {have} needs numpy {found[1].strip()}, and {numpy_version} is installed"
     return True, "ready"
+
+
+@functools.cache
+def cupy() -> tuple[bool, str]:
+    """Whether CuPy could find a GPU, and a sentence: the driver is looked for, and nothing is asked of it."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return True, "ready"
+    return False, "there is no NVIDIA driver: it takes a machine with an NVIDIA GPU"

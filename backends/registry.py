@@ -6,10 +6,11 @@ run is found out without importing anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from typing import Any, NamedTuple, Protocol
 
 from memopt_ref.errors import BackendError
@@ -18,18 +19,44 @@ from memopt_ref.rules.base import Rule
 from . import fits
 
 #: ``bitwise``: the reference's bits for every thread count and layout. ``fma``: products and sums fused.
-#: ``reassoc``: another order of sums. Only the first competes by default, so a choice never changes a result.
-NUMERICS = ("bitwise", "fma", "reassoc")
+#: ``reassoc``: another order of sums. ``flush``: subnormal numbers become 0. Only the first competes by
+#: default, so a choice never changes a result.
+NUMERICS = ("bitwise", "fma", "reassoc", "flush")
 
 
 class Kernel(Protocol):
     """Steps one tensor in place; raises a MemoptError only before it has written anything.
 
-    ``rule`` holds numbers, no schedules; ``g`` is dense or a RowSparse, in any floating dtype.
+    ``rule`` holds numbers, no schedules; ``g`` is dense or a RowSparse, in any floating dtype. The variant's
+    knobs, which never change a bit, are keywords.
     """
 
     def __call__(self, rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
         """Overwrite ``w`` and the arrays in ``state``; replace the counters in ``state``."""
+
+
+class Leaf(NamedTuple):
+    """One tensor's step: what a kernel is called with, and a dict of the kernel's own that stays with it.
+
+    ``g`` is dense and as it came.
+    """
+
+    rule: Rule
+    w: Any
+    g: Any
+    state: dict[str, Any]
+    memo: dict[str, Any]
+
+
+class Together(Protocol):
+    """Steps many tensors in one launch."""
+
+    def __call__(self, leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
+        """Step the leaves in place, and return the places of those that are left to ``step``, untouched.
+
+        Each gradient is first multiplied with ``scale`` and rounded, NaN and infinity are made 0 if ``zero``,
+        then it is multiplied with ``factor``: see :mod:`memopt_ref.nonfinite` and :mod:`memopt_ref.clipping`.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,22 +67,51 @@ class Variant:
     ----------
     name : str
         Stable, such as ``"numpy_ref"``.
-    numerics : {"bitwise", "fma", "reassoc"}
+    numerics : {"bitwise", "fma", "reassoc", "flush"}
         What its bits have to do with the reference's.
     supports : function of (rule, shape, dtype)
         ``(True, why)`` or ``(False, what is missing)``, nothing being said of a rule that the variant is not
         for; it is asked with the rule as built.
     step : Kernel
         The step itself.
+    together : Together, optional
+        The same for many tensors at once.
+    knobs : mapping of name to tuple of values, optional
+        Run-time keywords of ``step`` that change its speed and no bit, each with the values worth trying; the
+        first is the default. A number of ``threads`` counts only if there are more than that.
+
+    Examples
+    --------
+    >>> from .numpy_ref import step, supports
+    >>> Variant("mine", "bitwise", supports, step, {"threads": (None, 1), "run": (64, 512)}).combinations(2)
+    [{}, {'run': 512}, {'threads': 1}, {'threads': 1, 'run': 512}]
     """
 
     name: str
     numerics: str
     supports: Callable[[Rule, tuple[int, ...], Any], tuple[bool, str]]
     step: Kernel
+    knobs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, hash=False)
+    together: Together | None = None
 
     def __post_init__(self) -> None:
         assert self.numerics in NUMERICS, self.numerics
+
+    def combinations(self, threads: int) -> list[dict[str, Any]]:
+        """All settings of the knobs where there are this many threads, the default first.
+
+        A knob at its default is not named, so that the default may change without a stored setting going
+        astray.
+        """
+        names = list(self.knobs)
+        values = [
+            [v for v in tried if name != "threads" or v is None or v < threads]
+            for name, tried in self.knobs.items()
+        ]
+        return [
+            {name: v for name, v in zip(names, chosen, strict=True) if v != self.knobs[name][0]}
+            for chosen in product(*values)
+        ]
 
 
 @dataclass(frozen=True)
@@ -76,6 +132,10 @@ class Backend:
         Further conditions: ``(True, ...)`` or ``(False, why not)``, found out without importing it.
     automatic : bool
         Whether ``"auto"`` may choose it: installing a backend alone changes nothing.
+    install : str
+        How to get what it needs, for the error that says that it is not there.
+    numerics : {"bitwise", "fma", "reassoc", "flush"}
+        A class of kernels that its name stands for, beside ``bitwise``; any other than that is not automatic.
     """
 
     name: str
@@ -84,6 +144,11 @@ class Backend:
     needs: str | None = None
     check: Callable[[], tuple[bool, str]] | None = None
     automatic: bool = field(default=False, kw_only=True)
+    install: str = field(default="", kw_only=True)
+    numerics: str = field(default="bitwise", kw_only=True)
+
+    def __post_init__(self) -> None:
+        assert self.numerics == "bitwise" or not self.automatic, self.name
 
     def available(self) -> tuple[bool, str]:
         """Whether it can run here, and a sentence; imports nothing."""
@@ -92,7 +157,7 @@ class Backend:
             have = "" if self.needs is None else f" ({self.needs} is {'' if installed else 'not '}installed)"
             return False, f"this release has no {self.name} kernels{have}"
         if not installed:
-            return False, f"{self.needs} is not installed"
+            return False, f"{self.needs} is not installed" + (self.install and f": {self.install}")
         return (True, "ready") if self.check is None else self.check()
 
     def variants(self) -> tuple[Variant, ...]:
@@ -187,5 +252,26 @@ def status() -> StatusTable:
 register(
     Backend("numba", "numpy", f"{__package__}.numba_cpu", needs="numba", check=fits.numba, automatic=True)
 )
-register(Backend("cupy", "cupy", f"{__package__}.cupy_gpu", needs="cupy", automatic=True))
+register(
+    Backend(
+        "cupy",
+        "cupy",
+        f"{__package__}.cupy_gpu",
+        needs="cupy",
+        check=fits.cupy,
+        automatic=True,
+        install="pip install 'memopt-ref[cuda12]', or [cuda13] as your driver has it",
+    )
+)
 register(Backend("numpy", "numpy", f"{__package__}.numpy_ref", automatic=True))
+# Never chosen but by its name: other bits than the reference's.
+register(
+    Backend(
+        "numba-flush",
+        "numpy",
+        f"{__package__}.numba_cpu.flush",
+        needs="numba",
+        check=fits.numba,
+        numerics="flush",
+    )
+)

@@ -18,6 +18,7 @@ _ARRAY_TYPES = {
     "jax": ("Array",),
 }
 _ADVICE = {
+    "numpy": "Copy it yourself with cupy.asarray: nothing is moved to a device silently.",
     "torch": "Pass tensor.detach().numpy() of a tensor on the CPU: it shares the tensor's memory. "
     "A tensor on a device you copy yourself.",
     "cupy": "Copy it yourself with cupy.asnumpy: a device array is never copied to the host silently.",

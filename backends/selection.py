@@ -2,12 +2,14 @@
 
 The implementation is chosen by, in this order: the argument ``backend=``, ``with use_backend(...)``, the
 environment variable ``MEMOPT_BACKEND``, and otherwise automatically: the first available backend for the
-arrays' library that has a kernel for the rule.
+arrays' library that has a kernel for the rule. Among the kernels that this leaves, all with the reference's
+bits, :mod:`.tuning` may find the fastest later.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,6 +18,9 @@ from memopt_ref.errors import BackendError
 from memopt_ref.rules.base import Rule
 
 from .registry import Backend, Variant, automatic, ready
+from .tuning import modes
+from .tuning.candidates import label
+from .tuning.machine import threads_available
 
 _chosen: ContextVar[str | None] = ContextVar("memopt_backend", default=None)
 
@@ -73,11 +78,22 @@ def requested(argument: str = "auto") -> tuple[str, str]:
 
 
 class Choice(NamedTuple):
-    """The kernel chosen for a tensor, its backend, and why."""
+    """The kernel chosen for a tensor, its backend, and why; how its knobs are set; what else may be chosen.
+
+    ``rivals`` are kernels with the same bits, of the backends among which the choice was free; ``tuned`` is
+    True once it has been made among them.
+    """
 
     variant: Variant
     backend: Backend
     why: str
+    knobs: Mapping[str, Any] = {}
+    rivals: tuple[tuple[Variant, Backend], ...] = ()
+    tuned: bool = False
+
+    def step(self, rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
+        """Step one tensor in place."""
+        self.variant.step(rule, w, g, state, **self.knobs)
 
 
 def select(
@@ -85,13 +101,14 @@ def select(
 ) -> Choice:
     """The kernel that steps a tensor of this shape and dtype with this rule.
 
-    Only ``bitwise`` variants compete. Where the wished backend has no kernel for these options the
-    reference steps in, and the reason is kept for ``explain()``.
+    Only ``bitwise`` variants compete, unless a backend is named that has others. Where the wished backend has
+    no kernel for these options the reference steps in, and the reason is kept for ``explain()``. Under
+    ``MEMOPT_TUNE=random`` it is any of the kernels among which tuning would choose, with any setting.
 
     Raises
     ------
     BackendError
-        Unknown, unavailable, or for arrays of another library.
+        Unknown, unavailable, or for arrays of another library; or ``MEMOPT_TUNE`` is no mode.
 
     Examples
     --------
@@ -106,23 +123,43 @@ def select(
         wanted = f"a backend for {library} arrays"
         advice = f"Copy the arrays to the library {wished.library} first: it is never done silently."
         raise BackendError(source, repr(name), wanted, advice)
-    rivals = automatic(library)
-    candidates = rivals if wished is None else [wished, *(b for b in rivals[-1:] if b is not wished)]
+    known = automatic(library)
+    candidates = known if wished is None else [wished, *(b for b in known[-1:] if b is not wished)]
     refusals: list[str] = []
+    admitted: list[tuple[Variant, Backend]] = []
     for candidate in candidates:
         said = len(refusals)
         for variant in candidate.variants():
             fits, reason = variant.supports(rule, shape, dtype)
-            if fits and variant.numerics == "bitwise":
-                why = "; ".join(refusals) or _why(rule, wished, source, len(rivals))
-                return Choice(variant, candidate, why)
-            if fits or reason:
+            if fits and variant.numerics in ("bitwise", candidate.numerics):
+                admitted.append((variant, candidate))
+            elif (fits or reason) and not admitted:
                 own = f"its numerics are {variant.numerics}" if fits else reason
                 refusals.append(f"{variant.name}: {own}")
-        if len(refusals) == said:
+        if len(refusals) == said and not admitted:
             refusals.append(f"{candidate.name}: no kernel for {rule.name} yet")
-    advice = f"memopt_ref.backends.status() lists them ({'; '.join(refusals) or 'none is available'})."
-    raise BackendError(source, f"{rule.name} on {library} arrays", "a backend with a kernel for it", advice)
+        if admitted and wished is not None:
+            break
+    if not admitted:
+        advice = f"memopt_ref.backends.status() lists them ({'; '.join(refusals) or 'none is available'})."
+        wanted = "a backend with a kernel for it"
+        raise BackendError(source, f"{rule.name} on {library} arrays", wanted, advice)
+    why = "; ".join(refusals) or _why(rule, wished, source, len(known))
+    numerics = admitted[0][0].numerics
+    rivals = tuple(pair for pair in admitted[1:] if pair[0].numerics == numerics)
+    return _drawn(Choice(*admitted[0], why, {}, rivals))
+
+
+def _drawn(choice: Choice) -> Choice:
+    """The choice itself, unless chance is to choose and there is anything to choose from."""
+    if modes.mode() != "random" or not (choice.rivals or choice.variant.knobs):
+        return choice
+    own, rivals = (choice.variant, choice.backend), choice.rivals
+    variant, backend = modes.draw([own, *rivals])
+    knobs = modes.draw(variant.combinations(threads_available()))
+    others = tuple(r for r in (own, *rivals) if r[0] is not variant)
+    why = f"{label(variant.name, knobs)} was drawn at random (seed {modes.seed()})"
+    return Choice(variant, backend, why, knobs, others, tuned=True)
 
 
 def _why(rule: Rule, wished: Backend | None, source: str, rivals: int) -> str:

@@ -53,7 +53,7 @@ _NAMES = {
     "parts.schedule": ["Schedule"],
     "optimizer": ["Optimizer"],
     "planner": ["plan", "state_nbytes"],
-    "backends": ["use_backend"],
+    "backends": ["tuning", "use_backend"],
     "errors": ["MemoptError"],
 }
 _MODULES = [
@@ -83,6 +83,7 @@ if TYPE_CHECKING:  # for type checkers and editors; tests/test_imports.py holds 
     from . import interop as interop
     from . import schedules as schedules
     from . import theory as theory
+    from .backends import tuning as tuning
     from .backends import use_backend as use_backend
     from .errors import MemoptError as MemoptError
     from .optimizer import Optimizer as Optimizer

@@ -76,6 +76,10 @@ class BackendError(MemoptError, RuntimeError):
     """A backend that was asked for is not installed, or does not fit where the arrays live."""
 
 
+class TuningError(MemoptError, ValueError):
+    """Measured speeds of kernels cannot be written, read or used on this machine."""
+
+
 class CorpusError(MemoptError, ValueError):
     """A text corpus for the demonstration is missing, empty, binary or too small."""
 

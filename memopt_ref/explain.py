@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import backends
 from .planned import label
 from .rules import rows
 from .rules.base import Rule
@@ -22,7 +23,8 @@ def explain(arrays: Mapping[str, Any], rules: Mapping[str, Rule], choices: Mappi
     cells = []
     for path, w in arrays.items():
         kind = f"{w.dtype}[{', '.join(map(str, w.shape))}]"
-        rule, choice = rules[path], choices[path]
+        rule = rules[path]
+        choice = backends.tuning.recalled(choices[path], rule, w)
         cells.append(
             (path or "(the array)", kind, label(rule), choice.variant.name, _why(rule, w, choice.why))
         )

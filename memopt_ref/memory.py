@@ -11,6 +11,7 @@ import numpy as np
 from numpy.exceptions import TooHardError
 from numpy.lib.array_utils import byte_bounds
 
+from .backends.addresses import address_of
 from .errors import AliasError, DtypeError, ReadOnlyError
 
 #: Work that the exact overlap test may do; beyond it two arrays count as sharing.
@@ -121,6 +122,15 @@ class Places:
                 advice = "Tied weights are one leaf: keep one of them and add their gradients."
                 got = f"memory that {others[0]!r} has too"
                 raise AliasError(path or "parameter", got, "leaves that do not share memory", advice)
+
+    def reached(self, x: Any) -> bool:
+        """Whether ``x`` shares memory with a leaf."""
+        if type(x) is np.ndarray and x.flags.c_contiguous:
+            # Most gradients: their bounds are known at once, and there is no leaf between them.
+            low = address_of(x)
+            if bisect_right(self._reach, low) >= bisect_left(self._starts, low + x.nbytes):
+                return False
+        return any(True for _ in self.overlapping(x))
 
     def overlapping(self, x: Any) -> Iterator[str]:
         """Paths of the leaves that share memory with ``x``, in the order of their addresses."""

@@ -1,12 +1,17 @@
-"""Gradients before a step: cast, scaled, searched for NaN and infinity."""
+"""Gradients before a step: cast, scaled, searched for NaN and infinity.
+
+Rounding and a positive scale keep the order of magnitudes. So all entries are finite once cast and scaled if
+the largest magnitude is: the search is one read of the gradients as they came, without a copy of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from .backends.largest import PIECE, infinity, largest, number
 from .errors import HyperparameterError, NonFiniteError
 from .parts import fields
 from .parts.row_sparse import RowSparse
@@ -79,18 +84,48 @@ def _zeroed(g: Any) -> Any:
     return g if finite.all() else np.where(finite, g, np.zeros((), g.dtype))
 
 
-def bad_entries(g: Gradient) -> tuple[int, int, int]:
-    """Number of NaN, of infinite and of all entries of a gradient (of the rows that it has)."""
-    x = g.rows if isinstance(g, RowSparse) else g
-    finite = is_finite(x)
-    if finite.all():
-        return 0, 0, x.size
-    nan = int(np.count_nonzero(x != x))
-    return nan, int(x.size - np.count_nonzero(finite)) - nan, x.size
+def pieces(x: Any) -> Iterator[Any]:
+    """An array part by part, in copies or views of at most 2^16 entries, in no certain order."""
+    if x.size <= PIECE or x.dtype == object:
+        yield x.reshape(-1)
+        return
+    # As integers: NumPy cannot buffer every dtype.
+    bits = x.view(f"u{x.itemsize}")
+    parts: Iterator[Any] = np.nditer(bits, ["external_loop", "buffered"], order="K", buffersize=PIECE)
+    for part in parts:
+        yield part.view(x.dtype)
 
 
-def all_finite(paths: Iterable[str], gradient: Callable[[str], Gradient], nonfinite: str) -> bool:
-    """Whether no gradient holds NaN or infinity; one read of them, none under ``"zero"`` and ``"propagate"``.
+def bad_entries(g: Gradient, parameter_dtype: Any = None, scale: float = 1.0) -> tuple[int, int, int]:
+    """Number of NaN, of infinite and of all entries of a gradient (of the rows that it has).
+
+    Counted after the cast to the compute dtype of a parameter of ``parameter_dtype`` and the scale, if given.
+    """
+    x = g.rows if isinstance(g, RowSparse) else np.asarray(g)
+    nan = infinite = 0
+    for piece in pieces(x):
+        seen = piece if parameter_dtype is None else prepare(piece, parameter_dtype, scale, "propagate")
+        bad = seen.size - int(np.count_nonzero(is_finite(seen)))
+        own = int(np.count_nonzero(seen != seen)) if bad else 0
+        nan, infinite = nan + own, infinite + bad - own
+    return nan, infinite, x.size
+
+
+def all_finite(
+    gradients: Mapping[str, Gradient], parameters: Mapping[str, Any], scale: float, nonfinite: str
+) -> bool:
+    """Whether no gradient, cast and scaled, holds NaN or infinity.
+
+    One read of the gradients, none under ``"zero"`` and ``"propagate"``.
+
+    Parameters
+    ----------
+    gradients : mapping of path to array or RowSparse
+        Arrays as they came; RowSparse :func:`prepare`'d.
+    parameters : mapping of path to array
+    scale : float
+    nonfinite : str
+        One of the policies.
 
     Raises
     ------
@@ -99,19 +134,34 @@ def all_finite(paths: Iterable[str], gradient: Callable[[str], Gradient], nonfin
     """
     if nonfinite in ("zero", "propagate"):
         return True
-    bad = {}
-    for path in paths:
-        nan, infinite, size = bad_entries(gradient(path))
-        if nan or infinite:
-            if nonfinite == "skip":
-                return False
-            bad[path] = f"{nan + infinite} of {size} entries not finite ({nan} NaN, {infinite} infinite)"
-    if bad:
-        path, what = next(iter(bad.items()))
+    alike: dict[tuple[Any, Any, float], list[str]] = {}
+    for path, g in gradients.items():
+        own = (g.dtype, parameters[path].dtype, 1.0 if isinstance(g, RowSparse) else scale)
+        alike.setdefault(own, []).append(path)
+    bad: dict[str, str] = {}
+    for (dtype, parameter, times), paths in alike.items():
+        if dtype != object and _largest_is_finite([gradients[p] for p in paths], dtype, parameter, times):
+            continue
+        for path in paths:
+            nan, infinite, size = bad_entries(gradients[path], parameter, times)
+            if nan or infinite:
+                bad[path] = f"{nan + infinite} of {size} entries not finite ({nan} NaN, {infinite} infinite)"
+    if bad and nonfinite == "raise":
+        path = next(p for p in gradients if p in bad)
         more = f", and {len(bad) - 1} more leaves like it" if len(bad) > 1 else ""
-        got = f"a gradient with {what}{more}"
+        got = f"a gradient with {bad[path]}{more}"
         advice = (
             'Nothing has changed. Lower the loss scale, or choose nonfinite="skip", "zero" or "propagate".'
         )
         raise NonFiniteError(path or "gradient", got, "finite gradients", advice)
-    return True
+    return not bad
+
+
+def _largest_is_finite(gradients: list[Gradient], dtype: Any, parameter_dtype: Any, scale: float) -> bool:
+    top = largest([g.rows if isinstance(g, RowSparse) else np.asarray(g) for g in gradients])
+    if top >= infinity(dtype):
+        return False
+    if scale == 1.0 and (dtype == parameter_dtype or dtype.itemsize < 8):
+        return True
+    # The cast may overflow, and so may the product.
+    return bool(np.isfinite(prepare(number(top, dtype), parameter_dtype, scale, "propagate")[0]))

@@ -7,7 +7,7 @@ Everything that can be wrong with a step is found before the first leaf is touch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, Self
@@ -15,17 +15,19 @@ from typing import Any, Literal, Self
 import numpy as np
 import optree
 
-from . import backends, clipping, tree
-from .checks import check_gradient, check_parameter
+from . import backends, clipping, host, tree
+from .checks import FLOATS, check_gradient, check_parameter
 from .errors import MemoptError, StructureError, TornError
 from .explain import explain
+from .gradients import Gradients
 from .groups import Pattern, assign
-from .memory import Places, check_plain, check_writable
-from .nonfinite import all_finite, check_policy, check_scale, prepare
+from .memory import Places, check_plain
+from .nonfinite import check_policy, check_scale
 from .parts.row_sparse import RowSparse
 from .rules.base import Rule, State
 
 Policy = Literal["raise", "skip", "zero", "propagate"]
+PLAIN = frozenset(FLOATS)
 
 
 class Optimizer:
@@ -57,7 +59,10 @@ class Optimizer:
     -----
     With the ``numpy`` backend a step has the bits of ``rule.update``. The state is ``rule.init``'s, each
     leaf by its own rule. Beside the state a step holds temporaries of one leaf at a time, and copies of the
-    gradients only where these are row-sparse or share memory with a parameter.
+    gradients only where these are row-sparse or share memory with a parameter. Kernels step small leaves
+    together, and cast, scale and clip the gradients on their way, without a copy of one. The first step of a
+    large leaf may measure which kernel is the fastest, once a machine, which takes a fraction of a second and
+    up to 64 MiB; see :mod:`memopt_ref.backends.tuning`.
 
     Examples
     --------
@@ -87,27 +92,34 @@ class Optimizer:
         leaves = {}
         for path, w in self._arrays.items():
             with _naming(path):
-                leaves[path] = self._rules[path].init_leaf(w, path)
+                leaves[path] = self._home.init_leaf(self._rules[path], w, path)
         self._state: State = {"step": 0, "leaves": leaves}
 
     def _bind(self, params: Any) -> None:
         """Take these arrays for the parameters."""
         self._flat = tree.flatten(params)
+        first = next(iter(self._flat.leaves.values()), None)
+        self._home = _home_of(first)
         for path, w in self._flat.leaves.items():
-            backends.check_array_library(path or "parameter", w)
+            backends.check_array_library(path or "parameter", w, self._home.LIBRARY)
             check_parameter(path, w)
-            check_writable(path, w)
-        self._arrays = {path: np.asarray(w) for path, w in self._flat.leaves.items()}
-        self._places = Places(self._arrays)
+            self._home.check(path, w, first)
+        self._arrays = {path: self._home.taken(w) for path, w in self._flat.leaves.items()}
+        self._places = Places({path: self._home.shadow(w) for path, w in self._arrays.items()})
         self._params = params
         self._torn: str | None = None
 
     def _choose(self, rules: dict[str, Rule], default: Rule, backend: str) -> None:
         """Take these rules, and a kernel for each leaf."""
         self._rules, self._default, self._choices = rules, default, {}
+        self._scheduled = any(rule.is_scheduled for rule in rules.values())
+        self._memos: dict[str, dict[str, Any]] = {}
         for path, w in self._arrays.items():
             with _naming(path):
-                self._choices[path] = backends.select(rules[path], w.shape, w.dtype, "numpy", backend)
+                self._choices[path] = backends.select(
+                    rules[path], w.shape, w.dtype, self._home.LIBRARY, backend
+                )
+        self._unsettled = set(self._arrays)
 
     def step(self, grads: Any, learning_rate: Any = None, scale: float = 1.0) -> bool:
         """One step of every leaf that has a gradient, in place.
@@ -138,27 +150,27 @@ class Optimizer:
         self._check_whole()
         raw = self._checked(grads)
         rules = self._rules_now(learning_rate)
-        number = check_scale(scale)
-        rows = {p: self._prepared(p, g, number) for p, g in raw.items() if isinstance(g, RowSparse)}
-
-        def gradient(path: str) -> Any:
-            # Dense ones are made when they are used, so that only one is there at a time.
-            return rows[path] if path in rows else self._prepared(path, raw[path], number)
-
-        if not all_finite(raw, gradient, self._nonfinite):
+        gradients = self._home.Gradients(raw, self._arrays, check_scale(scale), self._nonfinite)
+        if not gradients.all_finite():
             return False
-        factor = 1.0
         if self._max_norm is not None:
-            factor = clipping.factor(clipping.norm(gradient(path) for path in raw), self._max_norm)
-
-        def clipped(path: str) -> Any:
-            return clipping.times(gradient(path), factor)
-
+            gradients.clip(self._max_norm)
         for path in raw:
             if type(rules[path]).check_step is not Rule.check_step:
-                rules[path].check_step(path, self._arrays[path], clipped(path), self._state["leaves"][path])
-        self._apply(raw, rules, clipped)
+                leaf = self._state["leaves"][path]
+                rules[path].check_step(path, self._arrays[path], gradients.prepared(path), leaf)
+        self._settle(raw)
+        self._apply(gradients, rules)
         return True
+
+    def _settle(self, raw: dict[str, Any]) -> None:
+        """Take the fastest kernel of each leaf at its first dense step, before anything is written."""
+        if not self._unsettled:
+            return
+        for path in [p for p, g in raw.items() if p in self._unsettled and not isinstance(g, RowSparse)]:
+            rule, w = self._rules[path], self._arrays[path]
+            self._choices[path] = backends.tuning.settled(self._choices[path], rule, w)
+            self._unsettled.discard(path)
 
     def _check_whole(self) -> None:
         if self._torn is not None:
@@ -177,23 +189,33 @@ class Optimizer:
             )
 
     def _checked(self, grads: Any) -> dict[str, Any]:
-        raw = {path: g for path, g in tree.align(self._flat, grads).items() if g is not None}
-        for path, g in raw.items():
-            backends.check_array_library(path or "gradient", g)
-            check_plain(path or "gradient", g)
-            check_gradient(path, self._arrays[path], g)
-        return {path: self._apart(g) for path, g in raw.items()}
+        leaves, structure = optree.tree_flatten(grads, none_is_leaf=True)
+        if structure == self._flat.structure:
+            given = dict(zip(self._arrays, leaves, strict=True))
+        else:
+            given = tree.align(self._flat, grads)
+        raw = {}
+        plain = np.ndarray if self._home is host else None
+        for path, g in given.items():
+            if g is None:
+                continue
+            w = self._arrays[path]
+            if type(g) is not plain or g.shape != w.shape or g.dtype not in PLAIN:
+                backends.check_array_library(path or "gradient", g, self._home.LIBRARY)
+                check_plain(path or "gradient", g)
+                check_gradient(path, w, g)
+            raw[path] = self._apart(g)
+        return raw
 
     def _apart(self, g: Any) -> Any:
         """``g``, copied if it lies in a parameter's memory, which another leaf's step may overwrite first."""
         if isinstance(g, RowSparse):
             return RowSparse(g.indices, self._apart(g.rows), g.shape)
-        return g.copy() if any(True for _ in self._places.overlapping(g)) else g
-
-    def _prepared(self, path: str, g: Any, scale: float) -> Any:
-        return prepare(g, self._arrays[path].dtype, scale, self._nonfinite)
+        return g.copy() if self._places.reached(self._home.shadow(g)) else g
 
     def _rules_now(self, learning_rate: Any) -> dict[str, Rule]:
+        if learning_rate is None and not self._scheduled:
+            return self._rules
         now: dict[int, Rule] = {}
         for rule in self._rules.values():
             if id(rule) not in now:
@@ -201,21 +223,44 @@ class Optimizer:
                 now[id(rule)] = own.at(self._state["step"] + 1)
         return {path: now[id(rule)] for path, rule in self._rules.items()}
 
-    def _apply(self, paths: Iterable[str], rules: dict[str, Rule], gradient: Callable[[str], Any]) -> None:
+    def _apply(self, gradients: Gradients, rules: dict[str, Rule]) -> None:
         # The mark is set before and taken away after: whatever ends the loop early leaves it. A kernel
         # raises a MemoptError only before it writes, so that one at the first leaf has changed nothing.
+        alone: list[str] = []
+        joint: dict[Any, list[str]] = {}
+        for path, g in gradients.raw.items():
+            choice = self._choices[path]
+            together = choice.variant.together
+            # Settings are for a tensor that is stepped alone; never having a copy of a gradient comes first.
+            free = together is not None and (gradients.changed or not choice.knobs)
+            mine = joint.setdefault(together, []) if free and not isinstance(g, RowSparse) else alone
+            mine.append(path)
         begun = False
-        for path in paths:
+        for together, paths in joint.items():
+            self._torn = paths[0]
+            left = together(
+                [self._leaf(path, gradients.raw[path], rules) for path in paths],
+                gradients.scale,
+                gradients.factor,
+                gradients.zero,
+            )
+            alone += [paths[k] for k in left]
+            begun = begun or len(left) < len(paths)
+        for path in alone:
             self._torn = path
             try:
-                step = self._choices[path].variant.step
-                step(rules[path], self._arrays[path], gradient(path), self._state["leaves"][path])
+                w, state = self._arrays[path], self._state["leaves"][path]
+                self._choices[path].step(rules[path], w, gradients.for_kernel(path), state)
             except MemoptError:
                 self._torn = path if begun else None
                 raise
             begun = True
         self._state["step"] += 1
         self._torn = None
+
+    def _leaf(self, path: str, g: Any, rules: dict[str, Rule]) -> backends.Leaf:
+        memo = self._memos.setdefault(path, {})
+        return backends.Leaf(rules[path], self._arrays[path], g, self._state["leaves"][path], memo)
 
     def save(self, path: str | PathLike[str], params: bool = False, keep: int = 2) -> None:
         """Write a checkpoint: rules, options and the whole state, in a file that is whole or not there.
@@ -263,8 +308,12 @@ class Optimizer:
         self._check_whole()
         from .checkpoint import store  # and with it its checksums, only when they are needed
 
-        about = (self._rules, self._default, self._state, self._nonfinite, self._max_norm)
-        store.save(path, self._arrays, *about, params=params, keep=keep)
+        to_host = self._home.to_host
+        leaves = {p: {n: to_host(x) for n, x in s.items()} for p, s in self._state["leaves"].items()}
+        arrays = {p: to_host(w) if params else w for p, w in self._arrays.items()}
+        state: State = {"step": self._state["step"], "leaves": leaves}
+        about = (self._rules, self._default, state, self._nonfinite, self._max_norm)
+        store.save(path, arrays, *about, params=params, keep=keep)
 
     @classmethod
     def load(
@@ -313,9 +362,11 @@ class Optimizer:
         found = store.load(path, self._arrays, rule, groups)
         self._nonfinite, self._max_norm = found.nonfinite, found.max_norm
         self._choose(found.rules, found.default, backend)
+        for own, slots in found.state["leaves"].items():
+            slots.update({name: self._home.placed(x, self._arrays[own]) for name, x in slots.items()})
         self._state = found.state
         for own, w in (found.params or {}).items():
-            self._arrays[own][...] = w
+            self._arrays[own][...] = self._home.placed(w, self._arrays[own])
         return self
 
     @property
@@ -336,11 +387,20 @@ class Optimizer:
     @property
     def state_nbytes(self) -> int:
         """Bytes of all slots of all leaves, each leaf's counters included."""
-        return sum(np.asarray(v).nbytes for leaf in self._state["leaves"].values() for v in leaf.values())
+        return sum(int(v.nbytes) for leaf in self._state["leaves"].values() for v in leaf.values())
 
     def explain(self) -> str:
         """One line a leaf: path, dtype and shape, rule, kernel variant, and why this one."""
         return explain(self._arrays, self._rules, self._choices)
+
+
+def _home_of(array: Any) -> Any:
+    """The module that answers for arrays that lie where this one does."""
+    if backends.library_of(array) != "cupy":
+        return host
+    from .backends.cupy_gpu import leaves
+
+    return leaves
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class DividesByTheRoot(Adafactor):
 class SumsLikeNumpy(Adafactor):
     def _factored(self, g, state, k):
         values = super()._factored(g, state, k)
-        R = k["beta2"] * state["R"] + k["fresh2"] * np.mean(self._squares(g), axis=-1)
+        R = k["beta2"] * state["R"] + k["fresh2"] * np.mean(self._squares(g, k), axis=-1)
         return {**values, "R": R}
 
 

@@ -16,6 +16,7 @@ from memopt_ref.nonfinite import bad_entries, prepare
 from memopt_ref.parts.row_sparse import RowSparse
 from memopt_ref.rules.adam import Adam
 from memopt_ref.rules.sgd import SGD
+from tests.numba_cpu.inputs import same_bits
 from tests.table import all_cases
 
 MATRICES = [
@@ -130,7 +131,8 @@ def test_propagate_steps_as_update_does(case, shape):
             opt.step(grads)
         return
     assert opt.step(grads) is True
-    assert fingerprint(opt)[0] == [w.tobytes() for w in expected.values()]
+    # No processor promises the sign of a NaN that an operation makes.
+    assert all(same_bits(opt.params[name], w) for name, w in expected.items())
     assert opt.step_count == state["step"]
     assert np.isfinite(opt.params["a"]).all()
 

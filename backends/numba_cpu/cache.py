@@ -5,6 +5,9 @@ file (a rule's expression), and a damaged file of it breaks the program that rea
 carries the hash of every source that a kernel is made of, and every file the hash of its contents. Compiled
 code is as trusted as the library itself: the folder belongs to the user alone, or is not used. Whatever is
 wrong with it costs one compilation and a warning.
+
+Beside the code a file holds the names of what the code calls. If the process knows them all, the code is
+loaded without Numba's registries, which take longer to load than Numba itself and only a compiler needs.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ import hashlib
 import os
 import pickle
 import platform
+import shutil
 import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable
 from importlib import import_module
@@ -23,25 +28,24 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
+import llvmlite.binding
 import numba
 import numpy as np
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
+from numba.np.ufunc.parallel import _launch_threads
 
-MAGIC = b"memopt_ref kernel 1\n"
+from ..folders import base_folder
+
+MAGIC = b"memopt_ref kernel 2\n"
 DIGEST = 32
+#: Folders of other sources that are kept, the latest ones, and the age in seconds before which none goes:
+#: a process that runs may still read and write there.
+KEPT, YOUNG = 4, 24 * 3600
 #: The packages whose sources a kernel is made of.
 SOURCES = ("memopt_ref.rules", "memopt_ref.parts", __package__)
-
-
-def base_folder() -> Path:
-    """``MEMOPT_CACHE_DIR``, or the user's folder for caches."""
-    if chosen := os.environ.get("MEMOPT_CACHE_DIR", ""):
-        return Path(chosen)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("memopt_ref", appauthor=False)
 
 
 def hash_of(folders: Iterable[Path]) -> str:
@@ -60,12 +64,40 @@ def _folder(base: Path) -> Path | None:
     sources = [Path(place) for name in SOURCES for place in import_module(name).__path__]
     try:
         folder = base / f"numba-{hash_of(sources)}"
+        fresh = not folder.exists()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_ours(folder)
+        if fresh:
+            clean(base, folder)
     except OSError as error:
         _warn(f"compiled kernels are not kept on disk ({error})")
         return None
     return folder
+
+
+def clean(base: Path, own: Path) -> None:
+    """Remove the folders of other sources and versions, but for the latest few and whatever is young.
+
+    Whoever still uses one of them compiles again. A folder is renamed before it is emptied, so that nobody
+    finds half of it; two processes that clean at once leave each other the rest.
+    """
+    found = []
+    for folder in base.glob("numba-*"):
+        try:
+            _check_ours(folder)
+            found.append((folder.stat().st_mtime, folder))
+        except OSError:
+            continue
+    others = sorted((age, folder) for age, folder in found if folder != own)
+    before = time.time() - YOUNG
+    for age, folder in others[: max(0, len(others) - KEPT)]:
+        if age < before:
+            gone = folder.with_name(f"{folder.name}-{os.getpid()}-gone")
+            try:
+                folder.rename(gone)
+            except OSError:
+                continue
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _check_ours(path: Path) -> None:
@@ -96,8 +128,6 @@ class KernelCache(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled code for a signature, or None."""
-        # Not optional: compiled code may call what the context has not loaded yet.
-        target_context.refresh()
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None
@@ -106,7 +136,9 @@ class KernelCache(NullCache):
             if payload is None:
                 return None
             # Trusted like the source: the folder and the file are this user's alone, and the hash holds.
-            compiled = CompileResult._rebuild(target_context, *pickle.loads(payload))  # noqa: S301
+            called, threaded, content = pickle.loads(payload)  # noqa: S301
+            _prepare(target_context, called, threaded)
+            compiled = CompileResult._rebuild(target_context, *pickle.loads(content))  # noqa: S301
         except Exception as error:
             _warn(f"the compiled kernel {path} is damaged or foreign and is made anew ({error})")
             return None
@@ -119,7 +151,13 @@ class KernelCache(NullCache):
         if path is None or compiled.library.has_dynamic_globals:
             return
         try:
-            _write(path, dumps(compiled._reduce()))
+            called = tuple(
+                function.name
+                for function in compiled.library._final_module.functions
+                if function.is_declaration and not function.name.startswith("llvm.")
+            )
+            content = dumps(compiled._reduce())
+            _write(path, pickle.dumps((called, bool(compiled.reload_init), content)))
         except Exception as error:
             _warn(f"the compiled kernel {path} cannot be kept ({error})")
 
@@ -129,6 +167,17 @@ class KernelCache(NullCache):
             return None
         key = hashlib.sha256(repr((self.name, str(sig), codegen.magic_tuple())).encode()).hexdigest()[:16]
         return folder / f"{self.name}-{key}"
+
+
+def _prepare(target_context: Any, called: Iterable[str], threaded: bool) -> None:
+    """Make known what compiled code calls: an unknown name would end the process when the code is loaded."""
+    if threaded:
+        _launch_threads()
+    if all(llvmlite.binding.address_of_symbol(name) for name in called):
+        return
+    rtsys.initialize(target_context)
+    if not all(llvmlite.binding.address_of_symbol(name) for name in called):
+        target_context.refresh()
 
 
 def _read(path: Path) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from memopt_ref.rules.base import Rule
 from memopt_ref.rules.elementwise import Elementwise
 
 from .. import numpy_ref
-from ..registry import Variant
+from ..registry import Leaf, Variant
 from .admit import refusal
+from .layout import RUN
 
 #: Entries of a tensor for which it pays to load Numba and its kernels, about half a second.
 WAKE = 16384
@@ -31,25 +33,52 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     return not reason, reason or "one loop over the rule's expression"
 
 
-def step(rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
+def step(
+    rule: Rule, w: Any, g: Any, state: dict[str, Any], threads: int | None = None, run: int = RUN
+) -> None:
     """Step one tensor in place, or only the rows of a row-sparse gradient.
 
     As long as nothing has loaded Numba, a small tensor is stepped by the reference: the same bits, sooner. So
     are arrays that no compiled loop can take (unaligned, or in another byte order).
     """
-    if w.size < WAKE and f"{__package__}.engine" not in sys.modules:
+    if asleep((w,)) or not compiled_step(rule, w, g, state, threads, run):
         numpy_ref.step(rule, w, g, state)
-        return
+
+
+def compiled_step(
+    rule: Rule,
+    w: Any,
+    g: Any,
+    state: dict[str, Any],
+    threads: int | None = None,
+    run: int = RUN,
+    flush: bool = False,
+) -> bool:
+    """The same by a compiled loop; False, and nothing done, where there is none."""
     engine = _loaded()
     t = int(state["t"]) + 1 if "t" in state else 0
     rows, indices = g, None
     if isinstance(g, RowSparse):
         g = g if g.is_coalesced else g.astype(compute_dtype(w.dtype)).coalesced()
         rows, indices = g.rows, g.indices
-    if engine is None or not engine.step(rule, w, rows, state, t, indices):
-        numpy_ref.step(rule, w, g, state)
-    elif "t" in state:
+    if engine is None or not engine.step(rule, w, rows, state, t, indices, threads, run, flush):
+        return False
+    if "t" in state:
         state["t"] = np.int64(t)
+    return True
+
+
+def together(leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
+    """Step many tensors in one launch; those that no compiled loop can take directly are left."""
+    if asleep(leaf.w for leaf in leaves) or (engine := _loaded()) is None:
+        return range(len(leaves))
+    left: Sequence[int] = engine.together(leaves, scale, factor, zero)
+    return left
+
+
+def asleep(arrays: Iterable[Any]) -> bool:
+    """Whether nothing has loaded Numba yet and no array is large enough to."""
+    return f"{__package__}.engine" not in sys.modules and all(w.size < WAKE for w in arrays)
 
 
 def _loaded() -> Any:
@@ -66,4 +95,8 @@ def _loaded() -> Any:
     return None
 
 
-VARIANTS = (Variant(name="numba.elementwise", numerics="bitwise", supports=supports, step=step),)
+#: Threads worth trying beside the rule of thumb: memory may be busy before all of them are.
+THREADS = (None, 1, 2, 4, 8, 16, 32, 64)
+KNOBS = {"threads": THREADS, "run": (RUN, 4096, 65536)}
+
+VARIANTS = (Variant("numba.elementwise", "bitwise", supports, step, KNOBS, together),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from memopt_ref.rules.base import Rule
 from memopt_ref.rules.elementwise import Elementwise, parameters
 
-from . import drive, runtime
-from .bind import Kernel, bind
+from ..addresses import address_of
+from ..registry import Leaf
+from . import direct, drive, runtime
+from .bind import Form, Kernel, bind
 from .kinds import kind_of
 from .layout import RUN, Tiling, in_whole_steps, tiling
 from .move import mover
@@ -23,10 +25,10 @@ TASKS_A_THREAD = 4
 
 
 @functools.lru_cache(maxsize=256)
-def kernel(expression: Any, slots: tuple[str, ...], decay: str, dtype: Any) -> Kernel | None:
+def kernel(expression: Any, slots: tuple[str, ...], form: Form, dtype: Any) -> Kernel | None:
     """The kernel of an expression, compiled or loaded once a process; None if that fails."""
     try:
-        return bind(expression, slots, decay, dtype)
+        return bind(expression, slots, form, dtype)
     except Exception as error:
         what = f"{expression.__name__}() cannot be compiled, NumPy steps instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
@@ -51,6 +53,7 @@ def step(
     indices: Any = None,
     threads: int | None = None,
     run: int = RUN,
+    flush: bool = False,
 ) -> bool:
     """Step ``w`` and the slots in place; or return False, nothing done, where compiled code cannot.
 
@@ -68,9 +71,11 @@ def step(
         Ascending row numbers of ``w``.
     threads, run : int, optional
         Instead of the rule of thumb. They never change a bit.
+    flush : bool
+        See :mod:`.flush`.
     """
     expression = rule.expression(state.keys())
-    names = tuple(name for name in parameters(expression) if name in state)
+    names = _taken(expression, state.keys())
     native = np.dtype(np.float64) if w.dtype == np.float64 else np.dtype(np.float32)
     slots = [state[name] for name in names]
     shape = fit(w, g, slots, native, indices)
@@ -79,7 +84,7 @@ def step(
     if any(np.may_share_memory(g, x) for x in (w, *slots)):
         g = g.copy()
     decay, number = decay_of(rule, w)
-    compiled = kernel(expression, names, decay, native)
+    compiled = kernel(expression, names, Form(decay, flush=flush), native)
     if compiled is None:
         return False
     given = rule.coefficients(t)
@@ -89,6 +94,54 @@ def step(
         tiles = tiling(arrays, shape, native, indices is not None, run)
         run_tiles(compiled.address, arrays, tiles, native, indices, numbers, threads)
     return True
+
+
+def together(
+    leaves: Sequence[Leaf], scale: float, factor: float, zero: bool, flush: bool = False
+) -> Sequence[int]:
+    """Step many tensors in one launch; the places of those that are left to :func:`step`.
+
+    See :class:`~memopt_ref.backends.registry.Together` for the arguments, and :mod:`.flush`.
+    """
+    prepared = "zeroed" if zero else "scaled" if (scale, factor) != (1.0, 1.0) else ""
+
+    def find(rule: Rule, t: int, kind: direct.Kind) -> tuple[int, Any] | None:
+        # The decay's rate is the same for all tensors of an element-wise rule: ``admit`` has seen to that.
+        decay, number = decay_of(rule, None)
+        ready = _loop(_expression(rule, kind.keys), kind, decay, prepared, flush)
+        if ready is None:
+            return None
+        given = rule.coefficients(t)  # type: ignore[attr-defined]
+        given["decay"], given["scale"], given["factor"] = number, scale, factor
+        return ready[0], np.array([given[name] for name in ready[1]])
+
+    def names_of(leaf: Leaf) -> Sequence[str]:
+        return _taken(_expression(leaf.rule, tuple(leaf.state)), tuple(leaf.state))
+
+    return direct.step(leaves, names_of, find)
+
+
+@functools.lru_cache(maxsize=256)
+def _loop(
+    expression: Any, kind: direct.Kind, decay: str, prepared: str, flush: bool
+) -> tuple[int, tuple[str, ...]] | None:
+    """The address of the loop for tensors of a kind, and the names of its numbers."""
+    if _taken(expression, kind.keys) != kind.names:
+        return None
+    own = kind_of(kind.native)
+    parameter, gradient = (None if k == own else k for k in (kind.parameter, kind.gradient))
+    form = Form(decay, prepared, parameter, gradient, flush)
+    compiled = kernel(expression, kind.names, form, kind.native)
+    return None if compiled is None else (compiled.address, (*compiled.coefficients, *form.numbers))
+
+
+def _expression(rule: Any, keys: Collection[str]) -> Any:
+    return rule.expression(keys)
+
+
+def _taken(expression: Any, keys: Collection[str]) -> tuple[str, ...]:
+    """The slots that an expression takes, in its order."""
+    return tuple(name for name in parameters(expression) if name in keys)
 
 
 def fit(w: Any, g: Any, slots: Sequence[Any], native: Any, indices: Any) -> tuple[int, ...] | None:
@@ -127,7 +180,7 @@ def describe(x: Any, k: int, own: int, steps: Sequence[int], in_place: bool) -> 
     if not in_place:
         inwards = mover(True, kind, own).address
         outwards = mover(False, kind, own).address if k != drive.GRADIENT else 0
-    return (x.ctypes.data, x.itemsize, int(kind == own), inwards, outwards, *steps)
+    return (address_of(x), x.itemsize, int(kind == own), inwards, outwards, *steps)
 
 
 def run_tiles(

@@ -26,7 +26,8 @@ def _pointer_to(kind: Any) -> Any:
 
 
 #: Functions of an address in compiled code: the memory there, read and written as numbers of one type.
-as_uint16, as_uint32, as_uint64 = (
+as_uint8, as_uint16, as_uint32, as_uint64 = (
+    _pointer_to(types.uint8),
     _pointer_to(types.uint16),
     _pointer_to(types.uint32),
     _pointer_to(types.uint64),

@@ -7,7 +7,7 @@ own entries', so it needs no maxima.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -21,9 +21,9 @@ from memopt_ref.rules.base import Rule
 from memopt_ref.rules.sm3 import SM3
 
 from .. import numpy_ref
-from ..registry import Variant
+from ..registry import Leaf, Variant
 from . import elementwise
-from .elementwise import WAKE
+from .elementwise import THREADS
 from .kinds import kind_of
 
 _REPLACED = (
@@ -61,10 +61,16 @@ def _refusal(rule: SM3, dtype: Any) -> str:
     return ""
 
 
-def step(rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
+def step(
+    rule: Rule,
+    w: Any,
+    g: Any,
+    state: dict[str, Any],
+    threads: int | None = None,
+    tasks: int | None = None,
+) -> None:
     """Step one tensor in place, or only the rows of a row-sparse gradient where the rule's step is lazy."""
-    asleep = w.size < WAKE and f"{__package__}.engine" not in sys.modules
-    if asleep or elementwise._loaded() is None:
+    if elementwise.asleep((w,)) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import sm3_engine
@@ -76,8 +82,19 @@ def step(rule: Rule, w: Any, g: Any, state: dict[str, Any]) -> None:
             dense, indices = g.rows, g.indices
         else:
             dense = g.to_dense()
-    if not sm3_engine.step(rule, w, dense, state, indices):  # type: ignore[arg-type]  # supports() has seen to it
+    # supports() has seen to the rule's class.
+    if not sm3_engine.step(rule, w, dense, state, indices, threads, tasks):  # type: ignore[arg-type]
         numpy_ref.step(rule, w, g, state)
+
+
+def together(leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
+    """Step the vectors in one launch; tensors, and gradients that have to be prepared, are left."""
+    changed = zero or (scale, factor) != (1.0, 1.0)
+    if changed or elementwise.asleep(leaf.w for leaf in leaves) or elementwise._loaded() is None:
+        return range(len(leaves))
+    from . import sm3_engine
+
+    return sm3_engine.together(leaves)
 
 
 def split(lengths: tuple[int, ...]) -> int:
@@ -93,4 +110,6 @@ def split(lengths: tuple[int, ...]) -> int:
     return min(range(1, len(lengths)), key=lambda s: prod(lengths[:s]) + prod(lengths[s:]))
 
 
-VARIANTS = (Variant(name="numba.sm3", numerics="bitwise", supports=supports, step=step),)
+KNOBS = {"threads": THREADS, "tasks": (None, 1, 16, 64)}
+
+VARIANTS = (Variant("numba.sm3", "bitwise", supports, step, KNOBS, together),)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from memopt_ref.rules.sm3 import SM3
 
-from . import runtime, sm3_loops
+from ..registry import Leaf
+from . import direct, runtime, sm3_loops
 from .drive import NOWHERE
 from .engine import TASKS_A_THREAD, decay_of, describe, fit, run_tiles
 from .kinds import kind_of
@@ -84,6 +86,30 @@ def step(
     if w.ndim < 2:
         return not ratchet and _vector(job, mu[0])
     return _tensor(job, mu, ratchet)
+
+
+def together(leaves: Sequence[Leaf]) -> list[int]:
+    """Step the vectors in one launch; the places of the other leaves, which are left to :func:`step`."""
+    vectors = [k for k, leaf in enumerate(leaves) if leaf.w.ndim < 2]
+    left = direct.step([leaves[k] for k in vectors], _vector_slots, _vector_loop)
+    remaining = {vectors[k] for k in left}
+    return [k for k, leaf in enumerate(leaves) if leaf.w.ndim > 1 or k in remaining]
+
+
+def _vector_slots(leaf: Leaf) -> tuple[str, ...]:
+    return ("m", "mu_0") if "m" in leaf.state else ("mu_0",)
+
+
+def _vector_loop(rule: Any, t: int, kind: direct.Kind) -> tuple[int, Any] | None:
+    own = kind_of(kind.native)
+    if (kind.parameter, kind.gradient) != (own, own) or (rule.beta2 != 1 and rule.ema == "ratchet"):
+        return None
+    mean = "m" in kind.keys
+    if kind.names != (("m", "mu_0") if mean else ("mu_0",)):
+        return None
+    decay, number = decay_of(rule, None)
+    address = kernel("single", mean, decay, kind.native == np.float64)
+    return None if address is None else (address, _numbers(rule, mean, number))
 
 
 def _numbers(rule: SM3, mean: bool, decay: float) -> Any:

@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "Exact bytes of optimizer state for a model, without allocating it, and what fits.",
     "checkpoint": "What a saved optimizer holds, and whether every byte of it is whole.",
     "verify": "Regret bounds held against the rules: verdicts, broken links, worst loss sequences.",
+    "backends": "Which kernels can run here, which rule has one, and where they are kept.",
+    "tune": "Measure which kernel is the fastest for the shapes of a model, and keep it.",
     "dialects": "Conventions of other libraries' optimizers side by side, with their differences.",
 }
 

@@ -53,7 +53,64 @@ from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype, counter, like_parameter
 from ..parts.sums import along_rows, down_columns, over_tensor
 from .base import LeafState, Rule, Values
-from .elementwise import round_to
+from .elementwise import returns, round_to
+
+
+@returns("u")
+def factored_update(g: Any, r: Any, c: Any) -> tuple[Any, ...]:
+    """U = G / sqrt(V_hat) from the inverse roots of R / mean(R) and C; compiled code runs the same lines."""
+    return ((g * r) * c,)
+
+
+@returns("u")
+def clamped_update(g: Any, r: Any, c: Any, most: Any) -> tuple[Any, ...]:
+    """The same with 1 / sqrt(V_hat) at most ``most``."""
+    return (g * minimum(r * c, most),)
+
+
+@returns("v")
+def averaged(v: Any, square: Any, beta2: Any, fresh2: Any) -> tuple[Any, ...]:
+    """The mean of squares of a tensor that is not factored."""
+    return (beta2 * v + fresh2 * square,)
+
+
+@returns("u")
+def own_update(g: Any, v: Any) -> tuple[Any, ...]:
+    """U = G / sqrt(V)."""
+    return (ratio(g, sqrt(v)),)
+
+
+@returns("u")
+def clamped_own_update(g: Any, v: Any, one: Any, most: Any) -> tuple[Any, ...]:
+    """The same with 1 / sqrt(V) at most ``most``."""
+    return (g * minimum(one / sqrt(v), most),)
+
+
+@returns("w", "u_hat")
+def stepped(w: Any, u: Any, keep: Any, alpha: Any, shrink: Any) -> tuple[Any, ...]:
+    """X <- keep X - alpha U_hat; ``keep`` is 1 without weight decay."""
+    u_hat = u * shrink
+    return w * keep - alpha * u_hat, u_hat
+
+
+@returns("w", "m", "u_hat")
+def stepped_by_mean_of_steps(
+    w: Any, u: Any, m: Any, keep: Any, alpha: Any, shrink: Any, beta1: Any, fresh1: Any
+) -> tuple[Any, ...]:
+    """m averages alpha U_hat."""
+    u_hat = u * shrink
+    m = beta1 * m + fresh1 * (alpha * u_hat)
+    return w * keep - m, m, u_hat
+
+
+@returns("w", "m", "u_hat")
+def stepped_by_mean_of_updates(
+    w: Any, u: Any, m: Any, keep: Any, alpha: Any, shrink: Any, beta1: Any, fresh1: Any
+) -> tuple[Any, ...]:
+    """m averages U_hat."""
+    u_hat = u * shrink
+    m = beta1 * m + fresh1 * u_hat
+    return w * keep - alpha * m, m, u_hat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,57 +251,87 @@ class Adafactor(Rule):
 
     def step(self, w: Any, g: Any, state: LeafState) -> Values:
         """The paper's equations, then momentum, in this order; a decay after RMS(X) is here."""
-        t = int(state["t"]) + 1
-        k = {name: round_to(w, value) for name, value in self.coefficients(t).items()}
+        k = self.numbers(int(state["t"]) + 1, w)
         rms_w = rms(w)
-        alpha = maximum(round_to(w, self.eps2), rms_w) * k["rho"] if self.scale_parameter else k["rho"]
+        alpha = self.relative(rms_w, k)
         values = self._factored(g, state, k) if "R" in state else self._dense(g, state, k)
         u = values["u"]
         rms_u = rms(u)
-        shrink = one = round_to(w, 1.0)
-        if self.clip_threshold is not None:
-            shrink = one / maximum(one, rms_u / round_to(w, self.clip_threshold))
-        u_hat = u * shrink
-        values |= {"u_hat": u_hat, "rms_w": rms_w, "rms_u": rms_u, "alpha": alpha, "shrink": shrink}
-        kept = w * self._keep(alpha) if self._decays_late() else w
+        shrink = self.shrink(rms_u, k)
+        values |= {"rms_w": rms_w, "rms_u": rms_u, "alpha": alpha, "shrink": shrink}
+        keep = self.keep(alpha, k)
         if "m" not in state:
-            new = kept - alpha * u_hat
-        elif self.momentum_of == "step":
-            values["m"] = k["beta1"] * state["m"] + k["fresh1"] * (alpha * u_hat)
-            new = kept - values["m"]
+            w, u_hat = stepped(w, u, keep, alpha, shrink)
         else:
-            values["m"] = k["beta1"] * state["m"] + k["fresh1"] * u_hat
-            new = kept - alpha * values["m"]
-        return {"w": new, **values, "rho": k["rho"], "t": np.int64(t)}
+            w, values["m"], u_hat = self.mean_step()(
+                w, u, state["m"], keep, alpha, shrink, k["beta1"], k["fresh1"]
+            )
+        return {"w": w, **values, "u_hat": u_hat, "rho": k["rho"], "t": np.int64(int(state["t"]) + 1)}
+
+    # The parts of a step between its passes over the tensor, which compiled code takes from here
+
+    def numbers(self, t: int, w: Any) -> dict[str, Any]:
+        """All the numbers of the tensor's step ``t``, in the dtype of ``w``."""
+        eps1 = np.finfo(w.dtype).eps if self.eps1 is None else self.eps1
+        d = math.inf if self.clip_threshold is None else self.clip_threshold
+        given = {**self.coefficients(t), "one": 1.0, "eps1": eps1, "eps2": self.eps2, "d": d}
+        return {name: round_to(w, value) for name, value in given.items()}
+
+    def relative(self, rms_w: Any, k: Mapping[str, Any]) -> Any:
+        """alpha_t from RMS(X)."""
+        return maximum(k["eps2"], rms_w) * k["rho"] if self.scale_parameter else k["rho"]
+
+    def shrink(self, rms_u: Any, k: Mapping[str, Any]) -> Any:
+        """1 / max(1, RMS(U) / d)."""
+        if self.clip_threshold is None:
+            return k["one"]
+        return k["one"] / maximum(k["one"], rms_u / k["d"])
+
+    def factors(self, rows: Any, columns: Any, R: Any, C: Any, k: Mapping[str, Any]) -> tuple[Any, ...]:
+        """New R, C, mean(R), R / mean(R), r and c, from the sums along rows and down columns.
+
+        ``rows`` and R have the shape [..., m], ``columns`` and C [..., n].
+        """
+        m, n = rows.shape[-1], columns.shape[-1]
+        R = k["beta2"] * R + k["fresh2"] * (rows / max(n, 1))
+        C = k["beta2"] * C + k["fresh2"] * (columns / max(m, 1))
+        mean_R = (along_rows(R) / max(m, 1))[..., None]
+        if self.eps_mode == "clamp":
+            mean_R = maximum(mean_R, k["eps1"])
+        relative = ratio(R, mean_R)
+        return R, C, mean_R, relative, self._inverse_root(relative), self._inverse_root(C)
+
+    def mean_step(self) -> Any:
+        """The step with momentum."""
+        return stepped_by_mean_of_steps if self.momentum_of == "step" else stepped_by_mean_of_updates
 
     def _factored(self, g: Any, state: LeafState, k: Mapping[str, Any]) -> Values:
         i, j = self.factor_pair(g.shape)  # type: ignore[misc]
         at_i, at_j = i - (j < i), j - (i < j)  # where axis i stands in R, and axis j in C
-        squares = np.moveaxis(self._squares(g), (i, j), (-2, -1))  # [batch, m, n]
-        m, n = squares.shape[-2:]
+        squares = np.moveaxis(self._squares(g, k), (i, j), (-2, -1))  # [batch, m, n]
         R, C = np.moveaxis(state["R"], at_i, -1), np.moveaxis(state["C"], at_j, -1)
-        R = k["beta2"] * R + k["fresh2"] * (along_rows(squares) / max(n, 1))  # [batch, m]
-        C = k["beta2"] * C + k["fresh2"] * (down_columns(squares) / max(m, 1))  # [batch, n]
-        mean_R = np.expand_dims(along_rows(R) / max(m, 1), at_i)
-        R, C = np.moveaxis(R, -1, at_i), np.moveaxis(C, -1, at_j)
-        if self.eps_mode == "clamp":
-            mean_R = maximum(mean_R, self._eps1(g))
-        relative, column = np.expand_dims(ratio(R, mean_R), j), np.expand_dims(C, i)
-        r, c = self._inverse_root(relative), self._inverse_root(column)
-        u = (g * r) * c if self.eps_mode == "add" else g * minimum(r * c, 1 / self._eps1(g))
-        return {"R": R, "C": C, "mean_R": mean_R, "r": r, "c": c, "v_hat": relative * column, "u": u}
+        R, C, mean_R, relative, r, c = self.factors(along_rows(squares), down_columns(squares), R, C, k)
+        R, mean_R, relative, r = (np.moveaxis(x, -1, at_i) for x in (R, mean_R, relative, r))
+        C, c = (np.moveaxis(x, -1, at_j) for x in (C, c))
+        r, c = np.expand_dims(r, j), np.expand_dims(c, i)
+        v_hat = np.expand_dims(relative, j) * np.expand_dims(C, i)
+        clamped = self.eps_mode == "clamp"
+        (u,) = clamped_update(g, r, c, self.most(k)) if clamped else factored_update(g, r, c)
+        return {"R": R, "C": C, "mean_R": mean_R, "r": r, "c": c, "v_hat": v_hat, "u": u}
 
     def _dense(self, g: Any, state: LeafState, k: Mapping[str, Any]) -> Values:
-        v = k["beta2"] * state["v"] + k["fresh2"] * self._squares(g)
-        if self.eps_mode == "clamp":
-            return {"v": v, "v_hat": v, "u": g * minimum(self._inverse_root(v), 1 / self._eps1(g))}
-        return {"v": v, "v_hat": v, "u": ratio(g, sqrt(v))}
+        (v,) = averaged(state["v"], self._squares(g, k), k["beta2"], k["fresh2"])
+        clamped = self.eps_mode == "clamp"
+        (u,) = clamped_own_update(g, v, k["one"], self.most(k)) if clamped else own_update(g, v)
+        return {"v": v, "v_hat": v, "u": u}
 
-    def _squares(self, g: Any) -> Any:
-        return g * g + self._eps1(g) if self.eps_mode == "add" else g * g
+    def _squares(self, g: Any, k: Mapping[str, Any]) -> Any:
+        return g * g + k["eps1"] if self.eps_mode == "add" else g * g
 
-    def _eps1(self, g: Any) -> Any:
-        return round_to(g, np.finfo(g.dtype).eps if self.eps1 is None else self.eps1)
+    def most(self, k: Mapping[str, Any]) -> Any:
+        """The largest 1 / sqrt(V_hat), if that is clamped."""
+        with np.errstate(divide="ignore"):
+            return 1 / k["eps1"]
 
     def _inverse_root(self, x: Any) -> Any:
         """1 / sqrt(x); at zero infinity where a clamp follows, else 0 (0/0 = 0, met only with eps1 = 0)."""
@@ -264,11 +351,12 @@ class Adafactor(Rule):
     def _decays_late(self) -> bool:
         return self.weight_decay != 0 and self.weight_decay_mode not in ("before", "l2")
 
-    def _keep(self, alpha: Any) -> Any:
-        rate = {"decoupled": alpha, "learning_rate": self.learning_rate, "independent": 1.0}[
-            self.weight_decay_mode
-        ]
-        return 1.0 - self.weight_decay * rate
+    def keep(self, alpha: Any, k: Mapping[str, Any]) -> Any:
+        """What the parameter is multiplied by between RMS(X) and the step."""
+        if not self._decays_late():
+            return k["one"]
+        rates = {"decoupled": alpha, "learning_rate": self.learning_rate, "independent": 1.0}
+        return 1.0 - self.weight_decay * rates[self.weight_decay_mode]
 
     def metric(self, values: Mapping[str, Any]) -> Metric | None:
         """H = diag(sqrt(V_hat)) / (alpha_t / max(1, RMS(U) / d)); none with momentum."""
@@ -276,7 +364,7 @@ class Adafactor(Rule):
             return None
         root = sqrt(values["v_hat"])
         if self.eps_mode == "clamp":
-            root = maximum(root, self._eps1(values["w"]))
+            root = maximum(root, self.numbers(1, root)["eps1"])
         return Metric.diagonal(root / (values["alpha"] * values["shrink"]))
 
 
@@ -288,4 +376,9 @@ def rms(x: Any) -> Any:
     >>> float(rms(np.array([3.0, -3.0])))
     3.0
     """
-    return sqrt(over_tensor(x * x) / max(np.size(x), 1))
+    return root_of_mean(over_tensor(x * x), np.size(x))
+
+
+def root_of_mean(total: Any, count: int) -> Any:
+    """sqrt(total / count); 0 of nothing."""
+    return sqrt(total / max(count, 1))

@@ -28,6 +28,15 @@ from ..parts.scalar import ratio, sqrt
 from ..parts.schedule import Number
 from ..parts.slots import Slot, accumulator_dtype
 from .base import LeafState, Rule, Values
+from .elementwise import returns
+
+
+@returns("w", "denominator", "u")
+def descended(w: Any, g: Any, s: Any, learning_rate: Any, eps_root: Any, eps: Any) -> tuple[Any, ...]:
+    """w' = w - lr g / (sqrt(s + eps_root) + eps); compiled code runs the same lines."""
+    denominator = sqrt(s + eps_root) + eps
+    u = ratio(g, denominator)
+    return w - learning_rate * u, denominator, u
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,9 +85,8 @@ class AdaGradNorm(Rule):
     def step(self, w: Any, g: Any, state: LeafState) -> Values:
         """The update above."""
         s = state["s"] + sums.over_tensor(g * g)
-        denominator = sqrt(s + self.eps_root) + self.eps
-        u = ratio(g, denominator)
-        return {"w": w - self.learning_rate * u, "s": s, "u": u, "denominator": denominator}
+        w, denominator, u = descended(w, g, s, self.learning_rate, self.eps_root, self.eps)
+        return {"w": w, "s": s, "u": u, "denominator": denominator}
 
     def rests(self) -> bool:
         """A zero entry stays, and adds nothing to s."""
@@ -129,17 +137,20 @@ class RowWiseAdaGrad(AdaGradNorm):
     def step(self, w: Any, g: Any, state: LeafState) -> Values:
         """The update above."""
         s = state["s"] + self.reduced(g * g)
-        denominator = (sqrt(s + self.eps_root) + self.eps).reshape(g.shape[:1] + (1,) * (g.ndim - 1))
-        u = ratio(g, denominator)
-        return {"w": w - self.learning_rate * u, "s": s, "u": u, "denominator": denominator}
+        beside = s.reshape(g.shape[:1] + (1,) * (g.ndim - 1))
+        w, denominator, u = descended(w, g, beside, self.learning_rate, self.eps_root, self.eps)
+        return {"w": w, "s": s, "u": u, "denominator": denominator}
 
     def reduced(self, square: Any) -> Any:
         """The mean or sum of each row; an entry is its own row in a tensor of rank 0 or 1."""
         if square.ndim < 2:
             return square
         columns = prod(square.shape[1:])
-        total = sums.along_rows(square.reshape(square.shape[0], columns))
-        return total / max(columns, 1) if self.reduce == "mean" else total
+        return sums.along_rows(square.reshape(square.shape[0], columns)) / self.share(columns)
+
+    def share(self, columns: int) -> int:
+        """What a row's sum is divided by: the row's length, or 1."""
+        return max(columns, 1) if self.reduce == "mean" else 1
 
     def metric(self, values: Mapping[str, Any]) -> Metric:
         """H = (sqrt(s_i + eps_root) + eps) / lr at every entry of row i."""

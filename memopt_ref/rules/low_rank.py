@@ -32,9 +32,27 @@ from ..parts.sums import along_rows, down_columns, over_tensor
 from .adam import Adam
 from .base import LeafState, Rule, Values
 from .count_sketch_adam import along_adam
-from .elementwise import round_to
+from .elementwise import returns, round_to
 
 FLOOR = 1e-30
+
+
+@returns("m")
+def averaged(m: Any, g: Any, beta1: Any, fresh1: Any) -> tuple[Any, ...]:
+    """The mean of gradients; compiled code runs the same lines."""
+    return (beta1 * m + fresh1 * g,)
+
+
+@returns("v")
+def own_moment(v: Any, g: Any, beta2: Any, fresh2: Any) -> tuple[Any, ...]:
+    """The mean of squares of a tensor below two axes."""
+    return (beta2 * v + fresh2 * (g * g),)
+
+
+@returns("v")
+def factored_moment(r: Any, c: Any) -> tuple[Any, ...]:
+    """v of an entry, from its row's r / mean(r) and its column's c."""
+    return (r * c,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,19 +126,27 @@ class LowRankAdam(Rule):
         values: Values = {"t": t}
         m = g
         if "m" in state:
-            m = values["m"] = number["beta1"] * state["m"] + number["fresh1"] * g
+            (m,) = averaged(state["m"], g, number["beta1"], number["fresh1"])
+            values["m"] = m
         if "v" in state:
-            v = number["beta2"] * state["v"] + number["fresh2"] * (g * g)
+            (v,) = own_moment(state["v"], g, number["beta2"], number["fresh2"])
         else:
             squares = (g * g + round_to(w, FLOOR)).reshape(len(g), prod(g.shape[1:]))
-            n, d = (max(length, 1) for length in squares.shape)
-            r = values["r"] = number["beta2"] * state["r"] + number["fresh2"] * (along_rows(squares) / d)
-            c = values["c"] = number["beta2"] * state["c"] + number["fresh2"] * (down_columns(squares) / n)
-            v = ((r / (over_tensor(r) / n))[:, None] * c).reshape(g.shape)
+            sums = along_rows(squares), down_columns(squares)
+            values["r"], values["c"], relative = self.factors(*sums, state["r"], state["c"], number)
+            (v,) = factored_moment(relative[:, None], values["c"])
+            v = v.reshape(g.shape)
         values["v"] = v
         names = ("learning_rate", "correction1", "correction2", "eps")
         members = along_adam(w, m, v, *(number[name] for name in names))
         return values | dict(zip(along_adam.returns, members, strict=True))  # type: ignore[attr-defined]
+
+    def factors(self, rows: Any, columns: Any, r: Any, c: Any, number: Mapping[str, Any]) -> tuple[Any, ...]:
+        """New r, c and r / mean(r), from the sums along rows and down columns."""
+        n, d = max(rows.size, 1), max(columns.size, 1)
+        r = number["beta2"] * r + number["fresh2"] * (rows / d)
+        c = number["beta2"] * c + number["fresh2"] * (columns / n)
+        return r, c, r / (over_tensor(r) / n)
 
     def metric(self, values: Mapping[str, Any]) -> Metric:
         """H = diag(denominator) / learning rate, for the direction m_hat."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -173,11 +174,11 @@ def test_two_expressions_of_one_name_are_two_kernels():
 SCRIPT = """
 import sys, warnings
 import numpy as np, memopt_ref as mo
-from memopt_ref.backends.numba_cpu import drive, engine
+from memopt_ref.backends.numba_cpu import bind, engine, spread
 w = np.ones(20000, np.float32)
 mo.Optimizer(w, mo.SGD(learning_rate=0.5)).step(np.ones(20000, np.float32))
-kernel = engine.kernel(mo.SGD().expression(()), (), "none", np.dtype("float32"))
-print(w[0], kernel.compiled.cache_hits, drive.serial._cache.hits)
+kernel = engine.kernel(mo.SGD().expression(()), (), bind.Form(), np.dtype("float32"))
+print(w[0], kernel.compiled.cache_hits, spread.alone._cache.hits)
 """
 
 
@@ -211,6 +212,64 @@ def test_a_new_process_finds_the_kernels_and_an_edited_expression_is_seen(tmp_pa
     file.write_text(text.replace("return (w - learning_rate * g,)", "return (w + learning_rate * g,)"))
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert run(checkout, **environment) == ["1.5", "0", "0"]
+
+
+def make_folder(base, name, days):
+    folder = base / name
+    folder.mkdir(mode=0o700)
+    (folder / "kernel").write_text("code")
+    then = time.time() - days * 24 * 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_the_folders_of_other_sources_are_cleaned_but_for_the_latest_and_the_young(tmp_path):
+    own = make_folder(tmp_path, "numba-own", 90)
+    old = [make_folder(tmp_path, f"numba-{k}", 80 - k) for k in range(cache.KEPT + 3)]
+    foreign = make_folder(tmp_path, "someone-elses", 99)
+    cache.clean(tmp_path, own)
+    assert sorted(tmp_path.iterdir()) == sorted([own, *old[-cache.KEPT :], foreign])
+    young = [make_folder(tmp_path, f"numba-young-{k}", 0.5) for k in range(cache.KEPT + 3)]
+    cache.clean(tmp_path, own)
+    assert sorted(tmp_path.iterdir()) == sorted([own, *young, foreign]), "the young count among the latest"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
+def test_only_what_is_the_users_own_is_cleaned(tmp_path):
+    own = make_folder(tmp_path, "numba-own", 0)
+    for k in range(cache.KEPT + 1):
+        make_folder(tmp_path, f"numba-{k}", 30 + k)
+    elsewhere = make_folder(tmp_path, "elsewhere", 99)
+    (tmp_path / "numba-link").symlink_to(elsewhere)
+    shared = make_folder(tmp_path, "numba-shared", 99)
+    shared.chmod(0o777)
+    cache.clean(tmp_path, own)
+    assert (elsewhere / "kernel").exists()
+    assert shared.exists()
+    assert not (tmp_path / f"numba-{cache.KEPT}").exists(), "the oldest of the user's own"
+
+
+def test_processes_that_clean_at_once_leave_each_other_the_rest(tmp_path, monkeypatch):
+    own = make_folder(tmp_path, "numba-own", 0)
+    old = [make_folder(tmp_path, f"numba-{k}", 80 - k) for k in range(cache.KEPT + 4)]
+    rename = Path.rename
+
+    def raced(self, target):
+        if self == old[0]:
+            shutil.rmtree(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", raced)
+    cache.clean(tmp_path, own)
+    assert sorted(tmp_path.iterdir()) == sorted([own, *old[-cache.KEPT :]])
+
+
+def test_a_new_folder_is_where_cleaning_begins(tmp_path, monkeypatch):
+    old = [make_folder(tmp_path, f"numba-{k}", 80 - k) for k in range(cache.KEPT + 1)]
+    monkeypatch.setenv("MEMOPT_CACHE_DIR", str(tmp_path))
+    assert step("cleans") == (0, 42)
+    assert not old[0].exists()
+    assert old[1].exists()
 
 
 def test_the_warning_is_not_raised_for_a_missing_file(tmp_path, monkeypatch):

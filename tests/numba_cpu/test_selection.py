@@ -17,6 +17,12 @@ from memopt_ref.errors import BackendError
 needs_numba = pytest.mark.skipif(not backends.status()[0].available, reason=backends.status()[0].reason)
 
 
+@pytest.fixture(autouse=True)
+def _defaults(monkeypatch):
+    """Which kernel is the default is looked at here, whatever ``MEMOPT_TUNE`` draws elsewhere."""
+    monkeypatch.setenv("MEMOPT_TUNE", "off")
+
+
 def python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

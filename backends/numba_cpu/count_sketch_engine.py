@@ -1,0 +1,295 @@
+"""One step of a rule with sketches by compiled loops. Loading this loads Numba."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from memopt_ref.parts.hashing import Avalanche, moment_seed, row_keys
+from memopt_ref.rules.count_sketch import (
+    CountSketchMomentum,
+    ahead_of_momentum,
+    along_adagrad,
+    along_momentum,
+)
+from memopt_ref.rules.count_sketch_adam import CountSketchRMSProp, along_adam
+from memopt_ref.rules.sketch_state import MOMENTS, SketchedRule
+
+from . import count_sketch_drive as drive
+from . import count_sketch_plan as plan
+from . import count_sketch_rows as loops
+from . import runtime
+from .engine import decay_of, describe, fit
+from .kinds import kind_of
+from .layout import BUFFER
+
+#: Columns of a block: fewer leave too little to do between two rows, more too little for the threads.
+BROAD, NARROW = 128, 16
+#: Bytes of sums that a task holds aside, if its blocks can be made narrow enough.
+ASIDE = 2**20
+
+
+class Sketches(NamedTuple):
+    """The sketches of a step: their words, numbers, and where the active rows live in them."""
+
+    words: Any
+    addresses: Any
+    ready: Any
+    apart: int
+    kept: tuple[Any, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def keys(seed: int, moment: int, depth: int) -> Any:
+    """The keys of all rows of one sketch, shape [depth, 4]."""
+    own = moment_seed(seed, moment)
+    return np.stack([row_keys(own, j) for j in range(depth)])
+
+
+@functools.cache
+def finisher(expression: Any, mean: str, decay: str, wide: bool) -> tuple[int, ...] | None:
+    """The addresses of the loops of a rule, compiled or loaded once a process; None if that fails."""
+    try:
+        finish = loops.finisher(expression, mean, decay, wide)
+        others = (loops.loop(f, wide) for f in (loops.follow, loops.scale, loops.query, loops.stir))
+        return tuple(int(f.address) for f in (finish, *others))
+    except Exception as error:
+        what = f"{expression.__name__}() cannot be compiled, NumPy steps instead ({error})"
+        warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def step(
+    rule: SketchedRule,
+    w: Any,
+    g: Any,
+    state: dict[str, Any],
+    t: int,
+    indices: Any = None,
+    threads: int | None = None,
+    blocks: int | None = None,
+) -> bool:
+    """Step ``w`` and the slots in place; or return False, nothing done, where compiled code cannot.
+
+    Parameters
+    ----------
+    rule : SketchedRule
+        Admitted by :mod:`.count_sketch`, with numbers.
+    w, g : ndarray
+        Parameter and dense gradient; or the rows of a gradient for the parameter's rows ``indices``.
+    state : mapping
+        The slots; counters are not touched.
+    t : int
+        The tensor's own step, 1 at the first; 0 where the rule counts none.
+    indices : array of int64, optional
+        Ascending row numbers of ``w``.
+    threads, blocks : int, optional
+        Instead of the rule of thumb. They never change a bit.
+
+    Raises
+    ------
+    StabilityError, RowIndexError
+        As the rule's own step; nothing is written.
+    """
+    native = np.dtype(np.float64) if w.dtype == np.float64 else np.dtype(np.float32)
+    slots = [state["m"]] if "m" in state else []
+    tables = {name: state[name] for name in MOMENTS if name in state}
+    if fit(w, g, slots, native, indices) is None or not all(_fits(x, w, native) for x in tables.values()):
+        return False
+    if len({x.shape for x in tables.values()}) != 1:
+        return False
+    if any(np.may_share_memory(g, x) for x in (w, *tables.values(), *slots)):
+        g = g.copy()
+    arrays = [w, g, *slots]
+    steps = [joint_steps(x) for x in arrays]
+    decay, number = decay_of(rule, w)
+    expression, mean = _finish(rule, state)
+    compiled = finisher(expression, mean, decay, native == np.float64)
+    if compiled is None or None in steps:
+        return False
+    finish, follow, scale, query, stir = compiled
+    own = kind_of(native)
+    described = np.array(
+        [
+            describe(x, k, own, s, in_place=x.dtype == native and s[1] == 1)  # type: ignore[arg-type, index]
+            for k, (x, s) in enumerate(zip(arrays, steps, strict=True))
+        ],
+        np.int64,
+    )
+    columns = int(np.prod(w.shape[1:], dtype=np.int64))
+    if columns == 0:
+        return True
+    decays = np.array([0, 0, 0, 0, 0, 0, number], native)
+    active = None
+    if indices is None:
+        active = np.empty(w.shape[0], np.bool_)
+        piece = min(columns, BUFFER)
+        drive.find_active(stir, described, decay == "l2", decays.ctypes.data, piece, columns, active)
+        indices = np.flatnonzero(active)
+    rule.check_load("", indices, state)
+    sketches = _sketches(rule, state, tables, t, indices, number, query)
+    if sketches is None:
+        return False
+    given = _numbers(rule, t)
+    names = loops.finish_numbers(expression, mean)
+    values = np.array([*(given[name] for name in names), number, 0.0], np.float64)
+    wanted = runtime.threads(indices.size * columns, threads)
+    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize)
+    arguments = (
+        np.array([finish, follow, scale], np.int64),
+        described,
+        sketches.words,
+        sketches.addresses,
+        np.ascontiguousarray(indices, np.int64),
+        active is not None,
+        sketches.ready,
+        sketches.apart,
+        decay == "l2",
+        values.ctypes.data,
+        edges,
+    )
+    if wanted > 1 and edges.size > 2:
+        runtime.launch(drive.parallel, arguments, wanted)
+    else:
+        drive.serial(*arguments)
+    if active is not None and decay == "factor":
+        factor = decays[-1:].ctypes.data
+        drive.shrink_resting(scale, described, factor, min(columns, BUFFER), columns, active)
+    return True
+
+
+def _fits(table: Any, w: Any, native: Any) -> bool:
+    """Whether a sketch is a plain table for these weights, of places that fit into 29 bits."""
+    return bool(
+        isinstance(table, np.ndarray)
+        and table.dtype == native
+        and table.flags.carray
+        and table.ndim == w.ndim + 1
+        and table.shape[2:] == w.shape[1:]
+        and table.shape[0] * table.shape[1] < 2**29
+    )
+
+
+def joint_steps(x: Any) -> tuple[int, int] | None:
+    """Elements from row to row and from column to column; None if the other axes are not one piece.
+
+    Examples
+    --------
+    >>> joint_steps(np.zeros((5, 2, 3))), joint_steps(np.zeros((5, 2, 3)).T), joint_steps(np.zeros(4))
+    ((6, 1), None, (1, 1))
+    """
+    step = reach = None
+    for a in range(x.ndim - 1, 0, -1):
+        own = x.strides[a] // x.itemsize
+        if x.shape[a] == 1:
+            continue
+        if step is None:
+            step = own
+        elif own != reach:
+            return None
+        reach = own * x.shape[a]
+    return x.strides[0] // x.itemsize, 1 if step is None else step
+
+
+def _finish(rule: SketchedRule, state: Any) -> tuple[Any, str]:
+    """The expression that steps the weights, and what its m is."""
+    if isinstance(rule, CountSketchMomentum):
+        return (ahead_of_momentum if rule.nesterov else along_momentum), "estimate"
+    if isinstance(rule, CountSketchRMSProp):
+        return along_adam, "estimate" if "M" in state else "slot" if "m" in state else "none"
+    return along_adagrad, "none"
+
+
+def _numbers(rule: Any, t: int) -> dict[str, float]:
+    if isinstance(rule, CountSketchRMSProp):
+        return rule.dense().coefficients(t)
+    names = ("learning_rate", "momentum", "eps")
+    return {name: getattr(rule, name) for name in names if hasattr(rule, name)}
+
+
+def _sketches(
+    rule: Any, state: Any, tables: dict[str, Any], t: int, items: Any, decay: float, query: int
+) -> Sketches | None:
+    """Locate the active rows and say how each moment is kept, as ``SketchedRule.track`` does."""
+    depth, width = next(iter(tables.values())).shape[:2]
+    native = next(iter(tables.values())).dtype
+    # A few rows more, whose buckets are asked for and not used.
+    room = np.zeros((items.size + loops.AHEAD, depth * len(tables)), np.uint32)
+    places = room[: items.size]
+    held = np.full(places.shape, plan.ALONE, np.uint32)
+    ready, bases = np.ones(items.size, np.bool_), np.zeros(places.shape[1], np.int64)
+    words, addresses = np.zeros((2, loops.WORDS), np.int64), np.zeros((2, 3), np.int64)
+    words[:, loops.SIZE] = native.itemsize
+    numbers = np.zeros((2, 9), native)
+    manner, first = rule.manner(), 0
+    for s, (name, table) in enumerate((name, tables.get(name)) for name in MOMENTS):
+        if table is None:
+            continue
+        if not _locate(rule, name, state, items, first, places):
+            return None
+        keep = rule.keeps()[name]
+        fresh = 1.0 if isinstance(rule, CountSketchMomentum) or keep == 1 else 1.0 - keep
+        lazy = manner.decay == "lazy" and keep != 1
+        momentum = fresh == 1
+        words[s, : loops.SPACE] = (
+            table.ctypes.data,
+            table[0, 0].size * native.itemsize,
+            depth * width,
+            depth,
+            places.ctypes.data + first * places.itemsize,
+            held.ctypes.data + first * held.itemsize,
+            places.strides[0],
+            bases.ctypes.data + first * bases.itemsize,
+            loops.COMBINATIONS.index(rule.combination(name)),
+            lazy,
+            momentum,
+            manner.delta_from == "row",
+            not lazy and fresh != 1,
+            manner.conservative and name == "V",
+            name == "V",
+            query,
+        )
+        every = getattr(rule, "clean_every", 0) if name == "V" else 0
+        cleans = bool(every) and t % every == 0
+        decays = not lazy and keep != 1
+        factor = keep - 1.0 if lazy and momentum else fresh
+        scales = (rule.clean_factor if cleans else 1.0, keep if decays else 1.0)
+        numbers[s] = (1, -1, 0, 2, depth, factor, decay, *scales)
+        here, size = numbers[s].ctypes.data, native.itemsize
+        addresses[s] = (here, here + 7 * size if cleans else 0, here + 8 * size if decays else 0)
+        first += depth
+    apart = plan.arrange(places, width, held, ready, bases) if manner.order == "batched" else 0
+    return Sketches(words, addresses, ready, apart, (places, held, bases, numbers))
+
+
+def _locate(rule: Any, name: str, state: Any, items: Any, first: int, places: Any) -> bool:
+    """The places of the active rows in one sketch; those of other families are found by NumPy.
+
+    False if a family leads out of the table: compiled code knows no bounds.
+    """
+    depth, width = state[name].shape[:2]
+    if type(rule.hash) is Avalanche and (items.size == 0 or items[-1] < 2**32):
+        own = keys(int(state["seed"]), list(MOMENTS).index(name) + 1, depth)
+        plan.locate(items, own, rule.combination(name) != "min", width, first, places)
+        return True
+    found = rule.sketch(name, state).locate(items)
+    if items.size and not (found.buckets.min() >= 0 and found.buckets.max() < width):
+        return False
+    here = found.buckets + width * np.arange(depth)[:, None]
+    if found.signs is not None:
+        here = here | np.where(found.signs < 0, np.int64(plan.NEGATIVE), 0)
+    places[:, first : first + depth] = here.T
+    return True
+
+
+def _edges(columns: int, threads: int, blocks: int | None, held: int) -> Any:
+    """Where blocks of columns begin and end; ``held``: bytes that one column's sums take aside."""
+    if blocks is None:
+        least = max(1 if threads == 1 else threads, -(-columns * held // ASIDE))
+        blocks = max(-(-columns // BROAD), least) if threads > 1 else least
+        blocks = min(blocks, max(1, columns // NARROW))
+    blocks = min(blocks, columns)
+    return np.array([b * columns // blocks for b in range(blocks + 1)], np.int64)
