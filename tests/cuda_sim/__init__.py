@@ -1,0 +1,1 @@
+"""Runs kernels of CUDA C on the host, and checks them; see README.md beside this."""
