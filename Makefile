@@ -6,16 +6,18 @@ PYTHON ?= python3
 VENV := .venv
 ORACLES := .venv-oracles
 BIN := $(VENV)/bin
-SOURCES := memopt_ref backends theory tests conftest.py
+SOURCES := memopt_ref backends theory tests asv_bench conftest.py
 TESTS ?=
+TUNED ?= tests/numba_cpu tests/test_optimizer.py
+SMOKE := values.State.track_state|SmallTensors|timeraw_import
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo verify test lint format types oracles clean
+.PHONY: help venv demo verify test lint format types tuned bench gate bench-smoke oracles clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 venv: $(VENV)/with-dev $(VENV)/with-test ## everything a developer needs, in .venv
 
@@ -43,6 +45,20 @@ types: $(VENV)/with-dev ## strict types of memopt_ref, its backends and its theo
 	ln -s $(CURDIR)/memopt_ref/* $(CURDIR)/backends $(CURDIR)/theory $(VENV)/types/memopt_ref/
 	cd $(VENV)/types && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
+tuned: $(VENV)/with-test ## the kernels' tests with kernels drawn at random: the same results, bit for bit
+	MEMOPT_TUNE=random $(BIN)/python -m pytest -q -m "not oracle" $(TUNED)
+
+bench: $(VENV)/with-test ## this machine's table of steps against the memory's limit
+	$(BIN)/memopt bench
+
+gate: $(VENV)/with-test ## whether every kernel still has its place: ratios against a committed table
+	$(BIN)/memopt bench --gate asv_bench/gate.json
+
+bench-smoke: $(VENV)/with-bench ## whether the benchmark suite runs; records nothing
+	cd asv_bench && home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && export HOME="$$home" && \
+	../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv check --python=same && \
+	../$(BIN)/python -m asv run --python=same --quick --dry-run --show-stderr --bench '$(SMOKE)'
+
 oracles: $(ORACLES)/with-oracles ## the same figures from other libraries, live; a large download
 	$(ORACLES)/bin/python -m pytest -m oracle $(TESTS)
 
@@ -54,7 +70,7 @@ $(VENV)/bin/python $(ORACLES)/bin/python:
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 # A stamp for each extra, so that a second run starts at once.
-$(VENV)/with-dev $(VENV)/with-test: $(VENV)/with-%: pyproject.toml | $(VENV)/bin/python
+$(VENV)/with-dev $(VENV)/with-test $(VENV)/with-bench: $(VENV)/with-%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP) --editable ".[$*]"
 	@touch $@
 

@@ -16,8 +16,10 @@ COMMANDS = {
     "plan": "Exact bytes of optimizer state for a model, without allocating it, and what fits.",
     "checkpoint": "What a saved optimizer holds, and whether every byte of it is whole.",
     "verify": "Regret bounds held against the rules: verdicts, broken links, worst loss sequences.",
+    "bench": "Time the kernels against the memory's limit and other libraries.",
     "backends": "Which kernels can run here, which rule has one, and where they are kept.",
     "tune": "Measure which kernel is the fastest for the shapes of a model, and keep it.",
+    "dashboard": "The benchmark history as one page that works from disk.",
     "dialects": "Conventions of other libraries' optimizers side by side, with their differences.",
 }
 

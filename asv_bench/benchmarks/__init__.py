@@ -1,0 +1,1 @@
+"""Benchmarks for asv; they meet any commit of the library through its public names alone."""

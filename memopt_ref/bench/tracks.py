@@ -1,0 +1,127 @@
+"""Our steps, ready to be timed, and the figures that every machine reproduces: bytes, tightness.
+
+It asks the library through its public names alone, so that the benchmark history can hold it against older
+commits.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Mapping
+from math import isfinite, prod
+from typing import Any
+
+import numpy as np
+
+import memopt_ref as mo
+
+#: A name that stays the same over the history -> class and arguments: every rule as people use it.
+RULES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        name: (name, {})
+        for name in (
+            *("SGD", "AdaGrad", "AdaGradNorm", "RowWiseAdaGrad", "FTRLProximal", "RMSProp", "Adam", "AdamW"),
+            *("AMSGrad", "SM3", "Adafactor", "CountSketchMomentum", "CountSketchAdaGrad", "CountSketchAdam"),
+            *("CountSketchRMSProp", "LowRankAdam", "MicroAdam", "TopKAdam", "ErrorFeedbackSGD", "EF21"),
+            *("Shampoo", "GGT"),
+        )
+    },
+    "SGD momentum": ("SGD", {"momentum": 0.9}),
+    "SM3 momentum": ("SM3", {"momentum": 0.9}),
+}
+
+Shape = tuple[int, ...]
+
+
+def rule(name: str) -> mo.Rule:
+    """The rule of this name; raises AttributeError where the library has none."""
+    kind, arguments = RULES[name]
+    made: mo.Rule = getattr(mo, kind)(**arguments)
+    return made
+
+
+def normal(shape: Shape, seed: int, scale: float = 1.0) -> Any:
+    """Normal numbers in float32, the same for everybody who asks with this seed."""
+    drawn = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return drawn if scale == 1.0 else drawn * np.float32(scale)
+
+
+def step(
+    rule: mo.Rule,
+    shapes: Shape | Mapping[str, Shape],
+    backend: str = "auto",
+    nonfinite: str = "propagate",
+    dtype: Any = np.float32,
+    layout: Callable[[Any], Any] = np.asarray,
+) -> Callable[[], Any]:
+    """One step of an Optimizer on arrays of its own, to be called again and again."""
+    tree = shapes if isinstance(shapes, Mapping) else {"w": shapes}
+    params = {name: layout(normal(shape, 1).astype(dtype)) for name, shape in tree.items()}
+    grads = {name: layout(normal(shape, 2, 1e-2).astype(dtype)) for name, shape in tree.items()}
+    opt = mo.Optimizer(params, rule, backend=backend, nonfinite=nonfinite)  # type: ignore[arg-type]
+    return lambda: opt.step(grads)
+
+
+def chosen(rows: int, active: int) -> Any:
+    """``active`` of the rows, ascending, the same for everybody."""
+    return np.sort(np.random.default_rng(3).choice(rows, active, replace=False))
+
+
+def row_step(
+    rule: mo.Rule, rows: int, active: int, columns: int, backend: str = "auto", nonfinite: str = "propagate"
+) -> Callable[[], Any]:
+    """One step of a table of which a few rows have gradients."""
+    table = {"table": np.zeros((rows, columns), np.float32)}
+    opt = mo.Optimizer(table, rule, backend=backend, nonfinite=nonfinite)  # type: ignore[arg-type]
+    values = normal((active, columns), 2, 1e-2)
+    grads = {"table": mo.RowSparse(chosen(rows, active), values, (rows, columns))}
+    return lambda: opt.step(grads)
+
+
+def state_bytes_per_parameter(rule: mo.Rule, shape: Shape) -> float:
+    """Bytes of state for an entry, of an Optimizer that was made."""
+    opt = mo.Optimizer(np.zeros(shape, np.float32), rule)
+    return opt.state_nbytes / prod(shape)
+
+
+def planner_difference(rule: mo.Rule, shape: Shape) -> int:
+    """Bytes that are there and were not planned: 0."""
+    opt = mo.Optimizer(np.zeros(shape, np.float32), rule)
+    return opt.state_nbytes - mo.state_nbytes(rule, {"w": shape})
+
+
+def least_bytes_moved(rule: mo.Rule, shape: Shape) -> float:
+    """Bytes for an entry that a step moves at least: gradient read, weights and slots read and written once.
+
+    What bandwidth is counted on. A rule that has to read the gradient twice, as Adafactor does, moves more.
+    """
+    slots = rule.slots(shape, np.dtype(np.float32)).values()
+    return 12 + 2 * sum(prod(s.shape) * s.dtype.itemsize for s in slots) / prod(shape)
+
+
+def borrowed_bytes(rule: mo.Rule, shape: Shape, backend: str = "auto") -> int:
+    """Bytes that a step has allocated at its peak beyond what there was before it, after one to warm up."""
+    once = step(rule, shape, backend)
+    once()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        once()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def tightness(suite: str = "core") -> dict[str, float]:
+    """Largest ratio of what a theorem bounds to its bound, by theorem, over a suite of plays; deterministic.
+
+    Statements that are known to be false, and plays that a theorem does not speak of, are left out.
+    """
+    from memopt_ref.theory import suites, verify
+
+    worst: dict[str, float] = {}
+    for record in suites.run(suites.SUITES[suite]()):
+        if record.verdict in (verify.HOLDS, verify.TIGHT) and isfinite(record.ratio):
+            worst[record.bound] = max(worst.get(record.bound, record.ratio), record.ratio)
+    return dict(sorted(worst.items()))
