@@ -12,6 +12,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from asv_runner.benchmarks.mark import SkipNotImplemented
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
@@ -44,7 +46,7 @@ def rule_of(name: str):
     try:
         return tracks.rule(name)
     except AttributeError:
-        raise NotImplementedError(f"no {name} at this commit") from None
+        raise SkipNotImplemented(f"no {name} at this commit") from None
 
 
 def limit(entries: int):
@@ -52,7 +54,7 @@ def limit(entries: int):
     try:
         import numba
     except ImportError:
-        raise NotImplementedError("numba is not installed") from None
+        raise SkipNotImplemented("numba is not installed") from None
     descend = of_checkout("memopt_ref/bench/_limit.py").descend
     w, g = tracks.normal((entries,), 1), tracks.normal((entries,), 2, 1e-2)
     pieces = 4 * numba.get_num_threads()
