@@ -89,7 +89,8 @@ def rows(entries: int = ENTRIES) -> tuple[Row, ...]:
         Row("SM3 wide", SM3(learning_rate=1e-3), ((64, entries // 64),), "", 1.5, 1.3),
         Row("SM3 narrow", SM3(learning_rate=1e-3), _matrix(entries, 16), "", 2.3, 1.8),
         Row("SM3 momentum", SM3(learning_rate=1e-3, momentum=0.9), matrix, "SM3 momentum", 2.05, 1.85),
-        Row("Adafactor", Adafactor(learning_rate=1e-3), matrix, "Adafactor", 2.8, 2.4),
+        # The parameter is read anew for its size, since a sum that was carried could be stale.
+        Row("Adafactor", Adafactor(learning_rate=1e-3), matrix, "Adafactor", 3.4, 3.0),
         Row("MicroAdam", MicroAdam(learning_rate=1e-3), flat, "", 2.8, 2.35),
         Row("Adam bfloat16", Adam(learning_rate=1e-3), flat, "Adam", 2.35, 2.1, dtype="bfloat16"),
         Row(

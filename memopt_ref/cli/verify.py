@@ -112,7 +112,7 @@ def run(
 ) -> None:
     """Play and judge: a suite, a part of it, or one bound on one game.
 
-    Suites: core (every theorem, half a minute at most), full (longer games, and the kernels), kernels
+    Suites: core (every theorem, half a minute at most), full (longer games too), kernels
     (theorems held against the fast kernels that can run here, with every bit that they write).
     """
     entries = _entries(suite, name, game, rounds, dtype)

@@ -393,9 +393,11 @@ static ALWAYS word merge(word earlier, word now) {
     const Region *best = nullptr;
     word distance = ~0ull;
     bool before = false;
+    // The start of a window into a large array may lie below address 0: as signed numbers they are in order.
     auto consider = [&](const Region &r) {
-        word d = p < r.begin ? (word)(r.begin - p) : p >= r.end ? (word)(p - r.end) : 0;
-        if (d < distance) distance = d, best = &r, before = p < r.begin;
+        bool below = (long long)p < (long long)r.begin;
+        word d = below ? (word)(r.begin - p) : (long long)p >= (long long)r.end ? (word)(p - r.end) : 0;
+        if (d < distance) distance = d, best = &r, before = below;
     };
     for (unsigned i = 0; i < job->n_regions; i++) consider(job->regions[i]);
     if (static_shared.begin != static_shared.end) consider(static_shared);
