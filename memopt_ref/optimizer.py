@@ -238,12 +238,12 @@ class Optimizer:
         begun = False
         for together, paths in joint.items():
             self._torn = paths[0]
-            left = together(
-                [self._leaf(path, gradients.raw[path], rules) for path in paths],
-                gradients.scale,
-                gradients.factor,
-                gradients.zero,
-            )
+            leaves = [self._leaf(path, gradients.raw[path], rules) for path in paths]
+            try:
+                left = together(leaves, gradients.scale, gradients.factor, gradients.zero)
+            except MemoptError:
+                self._torn = paths[0] if begun else None
+                raise
             alone += [paths[k] for k in left]
             begun = begun or len(left) < len(paths)
         for path in alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import memopt_ref as mo
 from memopt_ref import clipping
+from memopt_ref.errors import BackendError
 from memopt_ref.gradients import Gradients
 from memopt_ref.nonfinite import PIECE, bad_entries, pieces, prepare
 from memopt_ref.parts import sums
@@ -110,3 +112,19 @@ def test_an_optimizer_clips_as_the_pure_function_does():
     clipped, _ = clipping.clip_by_global_norm(grads, 0.5)
     for name, w in params.items():
         assert w.tobytes() == (before[name] - clipped[name]).tobytes()
+
+
+def test_a_joint_step_that_refuses_before_it_writes_leaves_the_optimizer_whole(monkeypatch):
+    opt = mo.Optimizer({"w": np.ones(4, np.float32)}, mo.Adam())
+    path = "w"
+
+    def refuse(leaves, scale, factor, zero):
+        raise BackendError("w", "a gradient", "another", "Nothing was written.")
+
+    whole = opt._choices[path]
+    opt._choices[path] = whole._replace(variant=replace(whole.variant, together=refuse))
+    with pytest.raises(BackendError):
+        opt.step({"w": np.ones(4, np.float32)})
+    opt._choices[path] = whole
+    assert opt.step({"w": np.ones(4, np.float32)}) is True
+    assert opt.step_count == 1

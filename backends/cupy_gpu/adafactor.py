@@ -17,6 +17,7 @@ from memopt_ref.rules.adafactor import Adafactor
 from memopt_ref.rules.base import Rule
 
 from ..numba_cpu import adafactor as of_numba
+from ..numba_cpu.admit import of_family
 from ..registry import Variant
 from . import adafactor_engine, engine
 from .arrays import place
@@ -28,7 +29,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """Adafactor with all its options."""
     if not isinstance(rule, Adafactor):
         return False, ""
-    reason = of_numba._refusal(rule, dtype)
+    reason = of_family(rule, Adafactor, of_numba.REPLACED, dtype)
     return not reason, reason or "one pass a sum, and one for the step"
 
 

@@ -21,10 +21,11 @@ import numpy as np
 from memopt_ref.parts.sums import LEAF, RUN
 from memopt_ref.rules.adafactor import Adafactor
 
+from ..numba_cpu.admit import decay_of
 from . import adafactor_bind as bind
 from .arrays import aligned, namespace, overlap, place, zeros
 from .device import Device
-from .engine import decay_of, native_dtype
+from .engine import native_dtype
 
 #: Threads of a block of the passes.
 BLOCK = 256

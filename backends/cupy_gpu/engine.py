@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memopt_ref.errors import BackendError
-from memopt_ref.rules.base import Rule
 from memopt_ref.rules.elementwise import Elementwise, parameters
 
+from ..numba_cpu.admit import decay_of
 from ..numba_cpu.kinds import kind_of
 from ..numba_cpu.layout import tiling
 from ..resolver import describe, library_of
@@ -44,15 +44,6 @@ class Job(NamedTuple):
 def native_dtype(dtype: Any) -> Any:
     """What is computed with for a parameter of this dtype, of those that have kernels."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
-
-
-def decay_of(rule: Rule, w: Any) -> tuple[str, float]:
-    """How ``rule.decayed`` changes an entry, and by which number, computed as it does."""
-    if rule.weight_decay == 0:
-        return "none", 1.0
-    if rule.weight_decay_mode == "l2":
-        return "l2", float(rule.weight_decay)
-    return "factor", float(1.0 - rule.weight_decay * rule.decay_rate(w))
 
 
 def job(rule: Elementwise, w: Any, g: Any, state: Mapping[str, Any], t: int) -> Job:

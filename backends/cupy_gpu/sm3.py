@@ -23,7 +23,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """SM3-II with the paper's cover, with or without momentum, average and decay."""
     if not isinstance(rule, SM3):
         return False, ""
-    reason = of_numba._refusal(rule, np.dtype(dtype))
+    reason = of_numba.refusal(rule, np.dtype(dtype))
     return not reason, reason or "one pass over the tensor as a matrix"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from memopt_ref.rules.sm3 import SM3
 
+from ..numba_cpu.admit import decay_of
 from ..numba_cpu.sm3 import split
 from . import engine, sm3_bind
 from .arrays import aligned, namespace, overlap, place, zeros
@@ -88,7 +89,7 @@ def step(
     if g.size == 0 and w.ndim < 2:
         return
     mean, ratchet = bool(entries), bool(rule.beta2 != 1 and rule.ema == "ratchet")
-    decay, number = engine.decay_of(rule, w)
+    decay, number = decay_of(rule, w)
     native = engine.native_dtype(w.dtype)
     vector = w.ndim < 2
     slots = ("m", "least") if mean else ("least",)

@@ -24,11 +24,11 @@ from memopt_ref.rules.base import Rule
 from .. import numpy_ref
 from ..registry import Variant
 from . import elementwise
+from .admit import of_family
 from .elementwise import THREADS, WAKE
-from .kinds import kind_of
 
 #: What a kernel takes the place of: a rule that overrides one of these means something else by it.
-_REPLACED = (
+REPLACED = (
     "step",
     "_factored",
     "_dense",
@@ -47,17 +47,8 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """Adafactor with all its options."""
     if not isinstance(rule, Adafactor):
         return False, ""
-    reason = elementwise._broken or _refusal(rule, dtype)
+    reason = elementwise._broken or of_family(rule, Adafactor, REPLACED, dtype)
     return not reason, reason or "one pass a sum, and one for the step"
-
-
-def _refusal(rule: Adafactor, dtype: Any) -> str:
-    own = [name for name in _REPLACED if getattr(type(rule), name) is not getattr(Adafactor, name)]
-    if own:
-        return f"{rule.name} has a {own[0]}() of its own"
-    if kind_of(np.dtype(dtype)) is None:
-        return f"no kernel for {np.dtype(dtype)}"
-    return ""
 
 
 def step(rule: Rule, w: Any, g: Any, state: dict[str, Any], threads: int | None = None) -> None:

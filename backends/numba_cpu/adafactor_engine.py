@@ -14,7 +14,8 @@ from memopt_ref.rules.adafactor import Adafactor, root_of_mean
 
 from . import adafactor_loops, panels
 from .adafactor_loops import arrays as names_of
-from .engine import decay_of, fit
+from .admit import decay_of
+from .engine import fit
 from .panels import Arrays
 
 #: Numbers of rows and columns for which the factors are computed at once.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from memopt_ref.errors import MemoptError
 from memopt_ref.parts import scalar
 from memopt_ref.parts.slots import Slot, compute_dtype
+from memopt_ref.rules.base import Rule
 from memopt_ref.rules.elementwise import Elementwise, Expression, parameters
 
 from .kinds import kind_of
@@ -60,6 +62,41 @@ def refusal(rule: Elementwise, shape: tuple[int, ...], dtype: Any) -> str:
     except MemoptError as error:
         return str(error)
     return of_expression(expression, tuple(n for n, s in slots.items() if not s.is_counter), tuple(numbers))
+
+
+def decay_of(rule: Rule, w: Any) -> tuple[str, float]:
+    """How ``rule.decayed`` changes an entry, and by which number, computed as it does."""
+    if rule.weight_decay == 0:
+        return "none", 1.0
+    if rule.weight_decay_mode == "l2":
+        return "l2", float(rule.weight_decay)
+    return "factor", float(1.0 - rule.weight_decay * rule.decay_rate(w))
+
+
+def of_family(rule: Rule, family: type[Rule], replaced: Iterable[str], dtype: Any) -> str:
+    """Why a family's kernel does not step this rule's tensors of a dtype; empty if it may.
+
+    Parameters
+    ----------
+    rule : Rule
+        Of the family or derived from it.
+    family : type
+        The rule that the kernel was written for.
+    replaced : iterable of str
+        The methods that the kernel takes the place of: a rule that overrides one means something else by it.
+    dtype : dtype
+        The parameter's.
+
+    Examples
+    --------
+    >>> from memopt_ref.rules.sgd import SGD
+    >>> of_family(SGD(), SGD, ["step"], "float32"), of_family(SGD(), SGD, ["step"], "int8")
+    ('', 'no kernel for int8')
+    """
+    for name in replaced:
+        if getattr(type(rule), name) is not getattr(family, name):
+            return f"{rule.name} has a {name}() of its own"
+    return "" if kind_of(np.dtype(dtype)) is not None else f"no kernel for {np.dtype(dtype)}"
 
 
 def _fits(name: str, slot: Slot, shape: tuple[int, ...], dtype: Any) -> bool:

@@ -22,7 +22,8 @@ from . import count_sketch_drive as drive
 from . import count_sketch_plan as plan
 from . import count_sketch_rows as loops
 from . import runtime
-from .engine import decay_of, describe, fit
+from .admit import decay_of
+from .engine import describe, fit
 from .kinds import kind_of
 from .layout import BUFFER
 

@@ -15,6 +15,7 @@ from memopt_ref.rules.elementwise import Elementwise, parameters
 from ..addresses import address_of
 from ..registry import Leaf
 from . import direct, drive, runtime
+from .admit import decay_of
 from .bind import Form, Kernel, bind
 from .kinds import kind_of
 from .layout import RUN, Tiling, in_whole_steps, tiling
@@ -33,15 +34,6 @@ def kernel(expression: Any, slots: tuple[str, ...], form: Form, dtype: Any) -> K
         what = f"{expression.__name__}() cannot be compiled, NumPy steps instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
         return None
-
-
-def decay_of(rule: Rule, w: Any) -> tuple[str, float]:
-    """How ``rule.decayed`` changes an entry, and by which number, computed as it does."""
-    if rule.weight_decay == 0:
-        return "none", 1.0
-    if rule.weight_decay_mode == "l2":
-        return "l2", float(rule.weight_decay)
-    return "factor", float(1.0 - rule.weight_decay * rule.decay_rate(w))
 
 
 def step(

@@ -18,8 +18,9 @@ from memopt_ref.rules.topk_adam import TopKAdam
 from . import error_feedback_drive as drive
 from . import error_feedback_loops as loops
 from . import runtime
+from .admit import decay_of
 from .bind import Form
-from .engine import TASKS_A_THREAD, decay_of, describe, fit
+from .engine import TASKS_A_THREAD, describe, fit
 from .engine import kernel as expression_kernel
 from .kinds import kind_of
 from .microadam_engine import flattened

@@ -14,7 +14,8 @@ from memopt_ref.rules.elementwise import round_to
 from memopt_ref.rules.low_rank import FLOOR, LowRankAdam
 
 from . import low_rank_loops, panels
-from .engine import decay_of, fit
+from .admit import decay_of
+from .engine import fit
 from .low_rank_loops import NUMBERS
 from .panels import Arrays
 from .row_wise_engine import as_rows

@@ -21,8 +21,8 @@ from memopt_ref.rules.microadam import MicroAdam
 from .. import numpy_ref
 from ..registry import Variant
 from . import elementwise
+from .admit import of_family
 from .elementwise import THREADS, WAKE
-from .kinds import kind_of
 
 #: What a kernel takes the place of: a rule that overrides one of these means something else by it.
 _REPLACED = (
@@ -48,11 +48,8 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
 
 
 def _refusal(rule: MicroAdam, size: int, dtype: Any) -> str:
-    own = [name for name in _REPLACED if getattr(type(rule), name) is not getattr(MicroAdam, name)]
-    if own:
-        return f"{rule.name} has a {own[0]}() of its own"
-    if kind_of(np.dtype(dtype)) is None:
-        return f"no kernel for {np.dtype(dtype)}"
+    if reason := of_family(rule, MicroAdam, _REPLACED, dtype):
+        return reason
     if rule.error.is_random:
         return "stochastic rounding of the error has no kernel"
     if rule.error_bits and size > rule.block:

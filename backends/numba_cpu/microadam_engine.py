@@ -14,8 +14,9 @@ from memopt_ref.rules.microadam import MicroAdam
 from . import microadam_loops as loops
 from . import microadam_vectors as vectors_core
 from . import runtime, vectors
+from .admit import decay_of
 from .drive import NOWHERE
-from .engine import TASKS_A_THREAD, decay_of, describe, fit
+from .engine import TASKS_A_THREAD, describe, fit
 from .kinds import kind_of
 from .layout import _joined, _product
 

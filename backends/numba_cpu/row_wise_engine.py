@@ -14,7 +14,8 @@ from memopt_ref.parts.sums import LEAF, along_rows
 from memopt_ref.rules.adagrad_forms import AdaGradNorm, RowWiseAdaGrad
 
 from . import panels, row_wise_loops
-from .engine import decay_of, fit
+from .admit import decay_of
+from .engine import fit
 from .panels import Arrays
 
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from memopt_ref.parts.covers import AxisCover
 from memopt_ref.parts.row_sparse import RowSparse
 from memopt_ref.parts.slots import compute_dtype
@@ -23,8 +21,8 @@ from memopt_ref.rules.sm3 import SM3
 from .. import numpy_ref
 from ..registry import Leaf, Variant
 from . import elementwise
+from .admit import of_family
 from .elementwise import THREADS
-from .kinds import kind_of
 
 _REPLACED = (
     "step",
@@ -44,20 +42,18 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """SM3-II with the paper's cover, with or without momentum, average and decay."""
     if not isinstance(rule, SM3):
         return False, ""
-    reason = elementwise._broken or _refusal(rule, dtype)
+    reason = elementwise._broken or refusal(rule, dtype)
     return not reason, reason or "one pass over the tensor as a matrix"
 
 
-def _refusal(rule: SM3, dtype: Any) -> str:
-    own = [name for name in _REPLACED if getattr(type(rule), name) is not getattr(SM3, name)]
-    if own:
-        return f"{rule.name} has a {own[0]}() of its own"
+def refusal(rule: SM3, dtype: Any) -> str:
+    """Why no kernel steps this rule's tensors of a dtype; empty if one does."""
+    if reason := of_family(rule, SM3, _REPLACED, dtype):
+        return reason
     if rule.variant != "II":
         return "SM3-I takes two passes, and no kernel does"
     if type(rule.cover) is not AxisCover:
         return f"no kernel for {type(rule.cover).__name__}"
-    if kind_of(np.dtype(dtype)) is None:
-        return f"no kernel for {np.dtype(dtype)}"
     return ""
 
 

@@ -13,8 +13,9 @@ from memopt_ref.rules.sm3 import SM3
 
 from ..registry import Leaf
 from . import direct, runtime, sm3_loops
+from .admit import decay_of
 from .drive import NOWHERE
-from .engine import TASKS_A_THREAD, decay_of, describe, fit, run_tiles
+from .engine import TASKS_A_THREAD, describe, fit, run_tiles
 from .kinds import kind_of
 from .layout import tiling
 from .sm3 import split
