@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -45,7 +46,9 @@ def check_writable(path: str, w: Any) -> None:
 
 def check_plain(where: str, x: Any) -> None:
     """Raise DtypeError for a masked array: its mask would be lost."""
-    if isinstance(x, np.ma.MaskedArray):
+    # As long as nobody has loaded the module there is none, and to load it takes longer than a step.
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(x, masked.MaskedArray):
         raise DtypeError(where, "a masked array", "a plain array", "Pass its data, or fill it first.")
 
 

@@ -9,9 +9,9 @@ Read in this order:
 * what surrounds it: :mod:`.runtime` (threads and forks), :mod:`.cache` (the next process), :mod:`.largest`
   (NaN and infinity);
 * the families, ``family.py`` (which rules, and the variant), ``family_engine.py`` (one step),
-  ``family_loops.py`` (compiled): :mod:`.sm3`, :mod:`.adafactor`, :mod:`.row_wise`, :mod:`.low_rank` (with
-  :mod:`.panels`, :mod:`.leaf_sums`), :mod:`.microadam` (with :mod:`.vectors`), :mod:`.count_sketch`,
-  :mod:`.error_feedback`.
+  ``family_loops.py`` (compiled): :mod:`.sm3` (with :mod:`.sm3_together`, many tensors in one launch),
+  :mod:`.adafactor`, :mod:`.row_wise`, :mod:`.low_rank` (with :mod:`.panels`, :mod:`.leaf_sums`),
+  :mod:`.microadam` (with :mod:`.vectors`), :mod:`.count_sketch`, :mod:`.error_feedback`.
 
 :mod:`.flush` is a backend of its own. Importing this does not load Numba; the engines do.
 """

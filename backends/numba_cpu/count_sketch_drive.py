@@ -24,19 +24,26 @@ from .count_sketch_rows import (
     BUCKETS,
     DEPTH,
     GRADIENT,
+    LINE,
+    NOTHING,
     QUERY,
     SIZE,
+    SOON,
     SPACE,
     SPARE,
     TABLE,
     WEIGHTS,
 )
 from .drive import ADDRESS, GATHER, ITEMSIZE, NATIVE, SCATTER
-from .memory import call_kernel, call_mover
+from .memory import as_uint8, as_uint32, call_kernel, call_mover, hold
 from .options import STRICT
+from .prefetch import prefetch
+from .vectors import LANES
 
 #: Rows of ``arrays``.
 W, G, MEAN = range(3)
+#: -0 in float32.
+MINUS_ZERO = np.uint32(1 << 31)
 
 
 @numba.njit(**STRICT)
@@ -58,6 +65,29 @@ def closed(array: Any, row: int, left: int, n: int, buffer: int, found: int) -> 
 
 
 @numba.njit(**STRICT)
+def near(array: Any, row: int, left: int, n: int) -> None:
+    """Send for a piece of a row, if it is in one piece: it will be opened soon."""
+    if array[-1] == 1:
+        here = as_uint8(array[ADDRESS] + (row * array[-2] + left) * array[ITEMSIZE])
+        for line in range(0, n * array[ITEMSIZE], LINE):
+            prefetch(here, line)
+
+
+@numba.njit(**STRICT)
+def finished(
+    finish: int, arrays: Any, table: Any, row: int, left: int, n: int, w: int, m: int, values: int
+) -> None:
+    """Step a piece of a row of the weights, whose gradient and moments are in the table."""
+    table[0] = opened(arrays[W], row, left, n, w)
+    if arrays.shape[0] > MEAN:
+        table[2] = opened(arrays[MEAN], row, left, n, m)
+    call_kernel(finish, table.ctypes.data, 0, n, values)
+    closed(arrays[W], row, left, n, w, table[0])
+    if arrays.shape[0] > MEAN:
+        closed(arrays[MEAN], row, left, n, m, table[2])
+
+
+@numba.njit(**STRICT)
 def block(
     kernels: Any,
     arrays: Any,
@@ -66,6 +96,7 @@ def block(
     items: Any,
     listed: bool,
     ready: Any,
+    waiting: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -77,9 +108,11 @@ def block(
     Parameters
     ----------
     kernels : array of int64
-        Addresses of the loops that step the weights, follow a moment, and multiply rows.
+        Addresses of the loops that step the weights, follow a moment, and multiply rows; and of those that
+        follow a moment and leave QUERY's answer, and QUERY, a whole number of vectors at a time, or 0.
     items : array of int64
-        The active rows; ``ready`` those that can be stepped as soon as they are met.
+        The active rows; ``ready`` those that can be stepped as soon as they are met, ``waiting`` the places
+        of the others.
     listed : bool
         The gradient is dense, and has its rows where the weights have theirs.
     apart : int
@@ -92,44 +125,54 @@ def block(
     finish, follow, scale = kernels[0], kernels[1], kernels[2]
     words, n = moments.copy(), right - left
     size, deep = words[0, SIZE], max(words[0, DEPTH], words[1, DEPTH])
-    space = np.empty((3 + 2 * (SPARE + deep) + apart) * n * size // 8 + 1, np.int64)
-    w = space.ctypes.data
-    g, m, free = w + n * size, w + 2 * n * size, w + 3 * n * size
+    pitch, fused = n * size, kernels[3] != 0 and n % LANES == 0
+    space = np.empty(((4 + 2 * (SPARE + deep) + apart) * pitch + LINE) // 8 + 1, np.int64)
+    # A vector that lies in two cache lines takes twice as long.
+    w = (space.ctypes.data + LINE - 1) // LINE * LINE
+    g, m, nothing, free = w + pitch, w + 2 * pitch, w + 3 * pitch, w + 4 * pitch
     table = np.zeros(4, np.int64)
     for s in range(2):
         words[s, TABLE] += left * size
-        words[s, SPACE] = free + s * (SPARE + deep) * n * size
-        words[s, ASIDE] = free + 2 * (SPARE + deep) * n * size
-        table[2 + s] = words[s, SPACE] + ANSWER * n * size
+        words[s, SPACE] = free + s * (SPARE + deep) * pitch
+        words[s, ASIDE] = free + 2 * (SPARE + deep) * pitch
+        words[s, NOTHING] = nothing
+        if fused:
+            words[s, QUERY] = kernels[4]
+        table[2 + s] = words[s, SPACE] + ANSWER * pitch
         for k in range(1, 3):
             if numbers[s, k] != 0:
                 call_kernel(scale, words[s].ctypes.data, words[s, BUCKETS], n, numbers[s, k])
-    for turn in range(2):
-        for i in range(items.size):
-            if turn == 1 and ready[i]:
-                continue
-            row = items[i]
-            table[1] = opened(arrays[G], row if listed else i, left, n, g)
-            if turn == 0:
-                before = opened(arrays[W], row, left, n, w) if l2 else 0
-                for s in range(2):
-                    if words[s, DEPTH] != 0:
-                        words[s, GRADIENT], words[s, WEIGHTS] = table[1], before
-                        call_kernel(follow, words[s].ctypes.data, i, n, numbers[s, 0])
-                if not ready[i]:
-                    continue
-            table[0] = opened(arrays[W], row, left, n, w)
-            for s in range(2):
-                if words[s, DEPTH] != 0:
+    if fused:
+        follow = kernels[3]
+        for c in range(n):
+            as_uint32(nothing)[c] = MINUS_ZERO
+    for i in range(items.size):
+        row, after = items[i], min(i + 1, items.size - 1)
+        table[1] = opened(arrays[G], row if listed else i, left, n, g)
+        before = opened(arrays[W], row, left, n, w) if l2 else 0
+        for s in range(2):
+            if words[s, DEPTH] != 0:
+                words[s, GRADIENT], words[s, WEIGHTS] = table[1], before
+                call_kernel(follow, words[s].ctypes.data, i, n, numbers[s, 0])
+                if ready[i] and not fused:
                     call_kernel(words[s, QUERY], words[s].ctypes.data, i, n, numbers[s, 0])
-            if arrays.shape[0] > MEAN:
-                table[2] = opened(arrays[MEAN], row, left, n, m)
-            call_kernel(finish, table.ctypes.data, 0, n, values)
-            closed(arrays[W], row, left, n, w, table[0])
-            if arrays.shape[0] > MEAN:
-                closed(arrays[MEAN], row, left, n, m, table[2])
-    # Known by its address only, the space would be given back before the loop.
-    space[0] = 0
+        near(arrays[G], items[after] if listed else after, left, n)
+        if ready[after] or l2:
+            near(arrays[W], items[after], left, n)
+        if ready[i]:
+            finished(finish, arrays, table, row, left, n, w, m, values)
+    for k in range(waiting.size):
+        i, after = waiting[k], waiting[min(k + 1, waiting.size - 1)]
+        table[1] = opened(arrays[G], items[i] if listed else i, left, n, g)
+        for s in range(2):
+            if words[s, DEPTH] != 0:
+                words[s, SOON] = after
+                call_kernel(words[s, QUERY], words[s].ctypes.data, i, n, numbers[s, 0])
+        near(arrays[W], items[after], left, n)
+        finished(finish, arrays, table, items[i], left, n, w, m, values)
+    hold(space)
+    hold(table)
+    hold(words)
 
 
 @numba.njit(**STRICT, nogil=True)
@@ -141,6 +184,7 @@ def serial(
     items: Any,
     listed: bool,
     ready: Any,
+    waiting: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -149,7 +193,9 @@ def serial(
     """All blocks of columns, between neighbours of ``edges``, in this thread."""
     for task in range(edges.size - 1):
         left, right = edges[task], edges[task + 1]
-        block(kernels, arrays, moments, numbers, items, listed, ready, apart, l2, values, left, right)
+        block(
+            kernels, arrays, moments, numbers, items, listed, ready, waiting, apart, l2, values, left, right
+        )
 
 
 @numba.njit(**STRICT, nogil=True, parallel=True)
@@ -161,6 +207,7 @@ def parallel(
     items: Any,
     listed: bool,
     ready: Any,
+    waiting: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -169,7 +216,9 @@ def parallel(
     """All blocks of columns, which the threads share."""
     for task in numba.prange(edges.size - 1):
         left, right = edges[task], edges[task + 1]
-        block(kernels, arrays, moments, numbers, items, listed, ready, apart, l2, values, left, right)
+        block(
+            kernels, arrays, moments, numbers, items, listed, ready, waiting, apart, l2, values, left, right
+        )
 
 
 @numba.njit(**STRICT, nogil=True)
@@ -188,6 +237,8 @@ def find_active(
                     table[1] = opened(arrays[W], row, left, n, space.ctypes.data + 8 * piece)
                 call_kernel(stir, table.ctypes.data, 0, n, numbers)
         active[row] = table[2] != 0
+    hold(space)
+    hold(table)
 
 
 @numba.njit(**STRICT, nogil=True)
@@ -201,6 +252,8 @@ def shrink_resting(scale: int, arrays: Any, factor: int, piece: int, columns: in
                 table[0] = opened(arrays[W], row, left, n, space.ctypes.data)
                 call_kernel(scale, table.ctypes.data, 1, n, factor)
                 closed(arrays[W], row, left, n, space.ctypes.data, table[0])
+    hold(space)
+    hold(table)
 
 
 serial._cache, parallel._cache = KernelCache("sketch-serial"), KernelCache("sketch-parallel")

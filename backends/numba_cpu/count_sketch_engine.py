@@ -21,7 +21,8 @@ from memopt_ref.rules.sketch_state import MOMENTS, SketchedRule
 from . import count_sketch_drive as drive
 from . import count_sketch_plan as plan
 from . import count_sketch_rows as loops
-from . import runtime
+from . import count_sketch_vectors as quick
+from . import runtime, vectors
 from .admit import decay_of
 from .engine import describe, fit
 from .kinds import kind_of
@@ -38,6 +39,7 @@ class Sketches(NamedTuple):
 
     words: Any
     addresses: Any
+    depth: int
     ready: Any
     apart: int
     kept: tuple[Any, ...]
@@ -48,6 +50,18 @@ def keys(seed: int, moment: int, depth: int) -> Any:
     """The keys of all rows of one sketch, shape [depth, 4]."""
     own = moment_seed(seed, moment)
     return np.stack([row_keys(own, j) for j in range(depth)])
+
+
+@functools.cache
+def quickly() -> tuple[int, int]:
+    """The addresses of the loops in vectors, or zeros where they do not pay or cannot be compiled."""
+    try:
+        if vectors.available():
+            return int(quick.loop(quick.follow).address), int(quick.loop(quick.query).address)
+    except Exception as error:
+        what = f"a sketch's loops in vectors cannot be compiled, plain ones step instead ({error})"
+        warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
+    return 0, 0
 
 
 @functools.cache
@@ -138,15 +152,18 @@ def step(
     names = loops.finish_numbers(expression, mean)
     values = np.array([*(given[name] for name in names), number, 0.0], np.float64)
     wanted = runtime.threads(indices.size * columns, threads)
-    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize)
+    manner, combinations = rule.manner(), [rule.combination(name) for name in tables]
+    fused = quick.serves(sketches.depth, native, manner, combinations)
+    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize, fused)
     arguments = (
-        np.array([finish, follow, scale], np.int64),
+        np.array([finish, follow, scale, *(quickly() if fused else (0, 0))], np.int64),
         described,
         sketches.words,
         sketches.addresses,
         np.ascontiguousarray(indices, np.int64),
         active is not None,
         sketches.ready,
+        np.flatnonzero(~sketches.ready),
         sketches.apart,
         decay == "l2",
         values.ctypes.data,
@@ -204,9 +221,15 @@ def _finish(rule: SketchedRule, state: Any) -> tuple[Any, str]:
     return along_adagrad, "none"
 
 
+@functools.lru_cache(maxsize=64)
+def _dense(rule: CountSketchRMSProp) -> Any:
+    """Making a rule checks all its numbers, which takes longer than to look for one that was made."""
+    return rule.dense()
+
+
 def _numbers(rule: Any, t: int) -> dict[str, float]:
     if isinstance(rule, CountSketchRMSProp):
-        return rule.dense().coefficients(t)
+        return _dense(rule).coefficients(t)  # type: ignore[no-any-return]
     names = ("learning_rate", "momentum", "eps")
     return {name: getattr(rule, name) for name in names if hasattr(rule, name)}
 
@@ -220,7 +243,7 @@ def _sketches(
     # A few rows more, whose buckets are asked for and not used.
     room = np.zeros((items.size + loops.AHEAD, depth * len(tables)), np.uint32)
     places = room[: items.size]
-    held = np.full(places.shape, plan.ALONE, np.uint32)
+    held = np.full(room.shape, plan.ALONE, np.uint32)
     ready, bases = np.ones(items.size, np.bool_), np.zeros(places.shape[1], np.int64)
     words, addresses = np.zeros((2, loops.WORDS), np.int64), np.zeros((2, 3), np.int64)
     words[:, loops.SIZE] = native.itemsize
@@ -263,7 +286,7 @@ def _sketches(
         addresses[s] = (here, here + 7 * size if cleans else 0, here + 8 * size if decays else 0)
         first += depth
     apart = plan.arrange(places, width, held, ready, bases) if manner.order == "batched" else 0
-    return Sketches(words, addresses, ready, apart, (places, held, bases, numbers))
+    return Sketches(words, addresses, depth, ready, apart, (places, held, bases, numbers))
 
 
 def _locate(rule: Any, name: str, state: Any, items: Any, first: int, places: Any) -> bool:
@@ -286,11 +309,21 @@ def _locate(rule: Any, name: str, state: Any, items: Any, first: int, places: An
     return True
 
 
-def _edges(columns: int, threads: int, blocks: int | None, held: int) -> Any:
-    """Where blocks of columns begin and end; ``held``: bytes that one column's sums take aside."""
+def _edges(columns: int, threads: int, blocks: int | None, held: int, fused: bool = False) -> Any:
+    """Where blocks of columns begin and end; ``held``: bytes that one column's sums take aside.
+
+    ``fused``: blocks are of whole vectors where they can be, and what is left is a block of its own.
+
+    Examples
+    --------
+    >>> _edges(300, 2, None, 4), _edges(300, 2, None, 4, fused=True)
+    (array([  0, 100, 200, 300]), array([  0,  96, 192, 288, 300]))
+    """
     if blocks is None:
         least = max(1 if threads == 1 else threads, -(-columns * held // ASIDE))
         blocks = max(-(-columns // BROAD), least) if threads > 1 else least
         blocks = min(blocks, max(1, columns // NARROW))
     blocks = min(blocks, columns)
-    return np.array([b * columns // blocks for b in range(blocks + 1)], np.int64)
+    unit = vectors.LANES if fused and columns >= blocks * vectors.LANES else 1
+    edges = [b * (columns // unit) // blocks * unit for b in range(blocks + 1)]
+    return np.array(edges if edges[-1] == columns else [*edges, columns], np.int64)

@@ -60,7 +60,7 @@ def arrange(places: Any, width: int, held: Any, ready: Any, bases: Any) -> int:
 
     ``bases`` gets where the sums of each row of a sketch begin; returns how many are held at a time, at most.
     """
-    left, place = np.empty(width, np.int32), np.empty(width, np.int32)
+    last, place = np.empty(width, np.int32), np.empty(width, np.int32)
     free = np.empty(min(width, places.shape[0]), np.int32)
     depth = places.shape[1]
     total = 0
@@ -68,19 +68,18 @@ def arrange(places: Any, width: int, held: Any, ready: Any, bases: Any) -> int:
         bases[column] = total
         # A plain loop: an assignment to a slice takes long to compile.
         for b in range(width):
-            left[b], place[b] = 0, -1
+            place[b] = -1
         spare = most = 0
         # The places of a row of a sketch are a multiple of the width, and a bucket.
         begin = np.int64(0)
         if places.shape[0] > 0:
             begin = np.int64(places[0, column] & ~NEGATIVE) // width * width
         for i in range(places.shape[0]):
-            left[np.int64(places[i, column] & ~NEGATIVE) - begin] += 1
+            last[np.int64(places[i, column] & ~NEGATIVE) - begin] = i
         for i in range(places.shape[0]):
             bucket = np.int64(places[i, column] & ~NEGATIVE) - begin
-            left[bucket] -= 1
             if place[bucket] < 0:
-                if left[bucket] == 0:
+                if last[bucket] == i:
                     held[i, column] = ALONE
                     continue
                 if spare > 0:
@@ -91,7 +90,7 @@ def arrange(places: Any, width: int, held: Any, ready: Any, bases: Any) -> int:
                     most += 1
                 held[i, column] = np.uint32(4 * place[bucket] + FIRST)
                 ready[i] = False
-            elif left[bucket] > 0:
+            elif last[bucket] > i:
                 held[i, column] = np.uint32(4 * place[bucket] + MIDDLE)
                 ready[i] = False
             else:

@@ -34,7 +34,7 @@ MEDIAN, MIN, MEAN = range(3)
 COMBINATIONS = ("median", "min", "mean")
 
 #: The words of one moment: address of the sketch's table, bytes from bucket to bucket, their number, depth;
-WORDS = 21
+WORDS = 23
 TABLE, PITCH, BUCKETS, DEPTH = range(4)
 #: addresses of the places of the first active row, of what it finds there, bytes to those of the next, and
 #: where the sums of each row of the sketch begin;
@@ -43,8 +43,9 @@ PLACES, HELD, NEXT, BASES = range(4, 8)
 #: times a number, the update is conservative, and the moment is that of the squares;
 COMBINE, LAZY, MOMENTUM, BY_ROW, FRESH, CONSERVATIVE, SQUARES = range(8, 15)
 #: addresses of QUERY's loop, of space for a few rows and one for each row of the sketch, of the sums held
-#: aside, of the gradient's row, of the weights' or 0; bytes a number.
-QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE = range(15, 21)
+#: aside, of the gradient's row, of the weights' or 0; bytes a number; the address of a row of -0; the place
+#: among the active rows of the one that QUERY will be asked for next.
+QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE, NOTHING, SOON = range(15, 23)
 #: The numbers.
 ONE, MINUS, ZERO, TWO, DEEP, FACTOR, DECAYED = range(7)
 #: Rows of that space: QUERY's answer, the increment, the gradient with decay, its square.

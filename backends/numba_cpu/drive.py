@@ -17,7 +17,7 @@ import numpy as np
 
 from .cache import KernelCache
 from .layout import BUFFER
-from .memory import as_int64, call_kernel, call_mover  # noqa: F401
+from .memory import as_int64, call_kernel, call_mover, hold  # noqa: F401
 from .options import STRICT
 
 #: Columns: address, bytes a number, whether numbers are the kernel's, addresses of gather and scatter (0
@@ -89,6 +89,8 @@ def step_tiles(
                 call_mover(
                     array[SCATTER], origins[k], array[-2], array[-1], rows, columns, lists[k], table[k]
                 )
+    hold(buffers)
+    hold(table)
 
 
 @numba.njit(**STRICT, nogil=True)

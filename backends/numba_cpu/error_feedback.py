@@ -25,27 +25,28 @@ from . import elementwise
 from .elementwise import THREADS
 from .kinds import kind_of
 
-_RULES = (ErrorFeedbackSGD, EF21, TopKAdam)
+RULES = (ErrorFeedbackSGD, EF21, TopKAdam)
 _COMPRESSORS = (Identity, TopK, ScaledSign, OneBit)
 
 
 def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
     """The three rules with the compressors of :mod:`memopt_ref.parts.compressors`."""
-    if not isinstance(rule, _RULES):
+    if not isinstance(rule, RULES):
         return False, ""
-    reason = elementwise._broken or _refusal(rule, dtype)
+    reason = elementwise._broken or refusal(rule, dtype)
+    if not reason and isinstance(rule, ErrorFeedbackSGD) and rule.error.is_random:
+        reason = "stochastic rounding of the error has no kernel"
     return not reason, reason or "passes over the tensor, chunk by chunk"
 
 
-def _refusal(rule: Any, dtype: Any) -> str:
-    if type(rule) not in _RULES:
+def refusal(rule: Any, dtype: Any) -> str:
+    """Why no kernel steps this rule's tensors of a dtype, however it keeps the error; empty if one may."""
+    if type(rule) not in RULES:
         return f"{rule.name} is a class of its own"
     if type(rule.compressor) not in _COMPRESSORS:
         return f"no kernel for {type(rule.compressor).__name__}"
     if kind_of(np.dtype(dtype)) is None:
         return f"no kernel for {np.dtype(dtype)}"
-    if isinstance(rule, ErrorFeedbackSGD) and rule.error.is_random:
-        return "stochastic rounding of the error has no kernel"
     return ""
 
 

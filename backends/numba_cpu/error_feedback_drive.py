@@ -36,7 +36,7 @@ from .error_feedback_loops import (
     Y,
     Z,
 )
-from .memory import as_int64, call_kernel
+from .memory import as_int64, call_kernel, hold
 from .microadam_loops import move_block
 from .options import STRICT
 
@@ -72,8 +72,8 @@ def run(table: int, first: int, last: int, numbers: int) -> None:
             for k in range(count):
                 if arrays[k, NATIVE] == 0 and k != GRADIENT:
                     move_block(arrays[k], shape, False, begin, n, place + k * room, size)
-    # Known by its address only, the space would be given back before the loop.
-    space[0] = 0
+    hold(own)
+    hold(space)
 
 
 @functools.cache
@@ -88,6 +88,7 @@ def task(run: int, table: Any, numbers: int, first: int, last: int, counts: int)
     own = table.copy()
     own[COUNTS] = own[MEMBERS] = counts
     call_kernel(run, own.ctypes.data, first, last, numbers)
+    hold(own)
 
 
 @numba.njit(**STRICT, nogil=True)

@@ -18,14 +18,14 @@ from .admit import of_family
 from .elementwise import THREADS, WAKE
 
 #: What a kernel takes the place of: a rule that overrides one of these means something else by it.
-_REPLACED = ("step", "slots", "values", "values_dense", "advance", "decayed", "decay_rate")
+REPLACED = ("step", "slots", "values", "values_dense", "advance", "decayed", "decay_rate")
 
 
 def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
     """LowRankAdam with all its options."""
     if not isinstance(rule, LowRankAdam):
         return False, ""
-    reason = elementwise._broken or of_family(rule, LowRankAdam, _REPLACED, dtype)
+    reason = elementwise._broken or of_family(rule, LowRankAdam, REPLACED, dtype)
     return not reason, reason or "one pass for the sums, one for the step"
 
 

@@ -65,3 +65,17 @@ def call_mover(
 ) -> Any:
     """Call the gather or scatter at the address ``mover``; see :mod:`.move` for what the others mean."""
     return types.void(*[types.int64] * 8), _call
+
+
+@intrinsic
+def hold(typing_context: Any, array: Any) -> Any:
+    """Keep an array until here.
+
+    Its memory is given back after its last use by name, and whoever knows only the address is not asked. So a
+    function that takes the address of an array of its own ends with this.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.void(array), generate

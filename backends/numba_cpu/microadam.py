@@ -43,11 +43,12 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """MicroAdam with rounding to nearest, where no bucket lies in two Top-K blocks."""
     if not isinstance(rule, MicroAdam):
         return False, ""
-    reason = elementwise._broken or _refusal(rule, prod(shape), dtype)
+    reason = elementwise._broken or refusal(rule, prod(shape), dtype)
     return not reason, reason or "one pass, Top-K block by Top-K block"
 
 
-def _refusal(rule: MicroAdam, size: int, dtype: Any) -> str:
+def refusal(rule: MicroAdam, size: int, dtype: Any) -> str:
+    """Why no kernel steps a tensor of this size and dtype; empty if one does."""
     if reason := of_family(rule, MicroAdam, _REPLACED, dtype):
         return reason
     if rule.error.is_random:

@@ -27,6 +27,7 @@ from .memory import (
     as_uint64,
     call_kernel,
     call_mover,
+    hold,
 )
 from .microadam_blocks import (
     add_error,
@@ -190,6 +191,8 @@ def run(
     place += 3 * codes
     if whole and listed.size == 0:
         call_kernel(kernel, own.ctypes.data, first, last, numbers.ctypes.data)
+        hold(own)
+        hold(work)
         return
     for turn in range(first, last):
         b = listed[turn] if listed.size else turn
@@ -204,6 +207,8 @@ def run(
         for k in range(count):
             if arrays[k, NATIVE] == 0 and k != GRADIENT:
                 move_block(arrays[k], shape, False, begin, length, place + k * room, size)
+    hold(own)
+    hold(work)
 
 
 @numba.njit(**STRICT, nogil=True)

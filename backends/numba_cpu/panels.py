@@ -21,7 +21,7 @@ from .cache import KernelCache
 from .engine import TASKS_A_THREAD
 from .kinds import kind_of
 from .leaf_sums import COLUMN, COLUMNS, HEAD, JOIN, LANE, LEAVES, PITCH, ROOM, ROW, ROWS, RUNS, SPARE, join
-from .memory import call_kernel, call_mover
+from .memory import call_kernel, call_mover, hold
 from .move import mover
 from .options import STRICT
 
@@ -138,6 +138,10 @@ def step_panels(
                             lists[k],
                             table[FIRST + 2 * k],
                         )
+    hold(buffers)
+    hold(lanes)
+    hold(spare)
+    hold(table)
 
 
 @numba.njit(**STRICT, nogil=True)

@@ -31,11 +31,12 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     """AdaGradNorm and RowWiseAdaGrad with all their options."""
     if not isinstance(rule, AdaGradNorm):
         return False, ""
-    reason = elementwise._broken or _refusal(rule, dtype)
+    reason = elementwise._broken or refusal(rule, dtype)
     return not reason, reason or "sums of squares in the order of the reference, then the step"
 
 
-def _refusal(rule: AdaGradNorm, dtype: Any) -> str:
+def refusal(rule: AdaGradNorm, dtype: Any) -> str:
+    """Why no kernel steps this rule's tensors of a dtype; empty if one does."""
     family = RowWiseAdaGrad if isinstance(rule, RowWiseAdaGrad) else AdaGradNorm
     own = [name for name in _REPLACED if getattr(type(rule), name) is not getattr(family, name)]
     if family is RowWiseAdaGrad and type(rule).reduced is not RowWiseAdaGrad.reduced:  # type: ignore[attr-defined]

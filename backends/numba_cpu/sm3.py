@@ -84,13 +84,13 @@ def step(
 
 
 def together(leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
-    """Step the vectors in one launch; tensors, and gradients that have to be prepared, are left."""
+    """Step vectors and matrices in one launch; large ones, and gradients to be prepared, are left."""
     changed = zero or (scale, factor) != (1.0, 1.0)
     if changed or elementwise.asleep(leaf.w for leaf in leaves) or elementwise._loaded() is None:
         return range(len(leaves))
-    from . import sm3_engine
+    from . import sm3_together
 
-    return sm3_engine.together(leaves)
+    return sm3_together.step(leaves)
 
 
 def split(lengths: tuple[int, ...]) -> int:

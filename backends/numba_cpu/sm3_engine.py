@@ -11,8 +11,7 @@ import numpy as np
 
 from memopt_ref.rules.sm3 import SM3
 
-from ..registry import Leaf
-from . import direct, runtime, sm3_loops
+from . import runtime, sm3_loops
 from .admit import decay_of
 from .drive import NOWHERE
 from .engine import TASKS_A_THREAD, describe, fit, run_tiles
@@ -35,6 +34,7 @@ class Job(NamedTuple):
     native: Any
     indices: Any
     decay: str
+    neutral: bool
     numbers: Any
     threads: int | None
     tasks: int | None
@@ -81,39 +81,16 @@ def step(
     if any(np.may_share_memory(g, x) for x in (w, *mu, *entries)):
         g = g.copy()
     decay, number = decay_of(rule, w)
-    numbers = _numbers(rule, bool(entries), number)
-    job = Job([w, g, *entries], shape, native, indices, decay, numbers, threads, tasks)
+    numbers = numbers_of(rule, bool(entries), number)
+    job = Job([w, g, *entries], shape, native, indices, decay, neutral(rule), numbers, threads, tasks)
     ratchet = rule.beta2 != 1 and rule.ema == "ratchet"
     if w.ndim < 2:
         return not ratchet and _vector(job, mu[0])
     return _tensor(job, mu, ratchet)
 
 
-def together(leaves: Sequence[Leaf]) -> list[int]:
-    """Step the vectors in one launch; the places of the other leaves, which are left to :func:`step`."""
-    vectors = [k for k, leaf in enumerate(leaves) if leaf.w.ndim < 2]
-    left = direct.step([leaves[k] for k in vectors], _vector_slots, _vector_loop)
-    remaining = {vectors[k] for k in left}
-    return [k for k, leaf in enumerate(leaves) if leaf.w.ndim > 1 or k in remaining]
-
-
-def _vector_slots(leaf: Leaf) -> tuple[str, ...]:
-    return ("m", "mu_0") if "m" in leaf.state else ("mu_0",)
-
-
-def _vector_loop(rule: Any, t: int, kind: direct.Kind) -> tuple[int, Any] | None:
-    own = kind_of(kind.native)
-    if (kind.parameter, kind.gradient) != (own, own) or (rule.beta2 != 1 and rule.ema == "ratchet"):
-        return None
-    mean = "m" in kind.keys
-    if kind.names != (("m", "mu_0") if mean else ("mu_0",)):
-        return None
-    decay, number = decay_of(rule, None)
-    address = kernel("single", mean, decay, kind.native == np.float64)
-    return None if address is None else (address, _numbers(rule, mean, number))
-
-
-def _numbers(rule: SM3, mean: bool, decay: float) -> Any:
+def numbers_of(rule: SM3, mean: bool, decay: float) -> Any:
+    """The numbers of a loop, in order."""
     average = rule.beta2 != 1
     given = {
         "learning_rate": rule.learning_rate,
@@ -127,11 +104,16 @@ def _numbers(rule: SM3, mean: bool, decay: float) -> Any:
     return np.array([*(given[name] for name in NUMBERS[mean]), decay], np.float64)
 
 
+def neutral(rule: SM3) -> bool:
+    """Whether the rule is the paper's, without averages and offsets; see :data:`.sm3_loops.NEUTRAL`."""
+    return bool(rule.beta2 == 1 and rule.eps_root == 0 and rule.eps == 0)
+
+
 @functools.cache
-def kernel(loop: str, mean: bool, decay: str, wide: bool) -> int | None:
+def kernel(loop: str, mean: bool, decay: str, wide: bool, neutral: bool = False) -> int | None:
     """The address of a loop, compiled or loaded once a process; None if that fails."""
     try:
-        return int(sm3_loops.loop(loop, mean, decay, wide).address)
+        return int(sm3_loops.loop(loop, mean, decay, wide, neutral).address)
     except Exception as error:
         what = f"SM3's {loop} cannot be compiled, NumPy steps instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
@@ -142,7 +124,7 @@ def _vector(job: Job, mu: Any) -> bool:
     """Every entry is its own cover set: nu takes the accumulator's place."""
     if 0 in job.shape:
         return True
-    address = kernel("single", job.mean, job.decay, job.native == np.float64)
+    address = kernel("single", job.mean, job.decay, job.native == np.float64, job.neutral)
     if address is None:
         return False
     arrays = [*job.arrays, mu]
@@ -155,30 +137,44 @@ def _tensor(job: Job, mu: list[Any], ratchet: bool) -> bool:
     """Split the axes in two groups, step the matrix, bring its maxima to the axes."""
     shape, indices = job.shape, job.indices
     sparse = indices is not None
-    order = sorted(range(int(sparse), len(shape)), key=lambda a: -abs(job.arrays[0].strides[a]))
-    order = [0, *order] if sparse else order
-    cut = 1 if sparse else split(tuple(shape[a] for a in order))
-    groups = order[:cut], order[cut:]
-    steps = [tuple(_joint_step(x, shape, group, sparse) for group in groups) for x in job.arrays]
-    if any(s is None for pair in steps for s in pair):
+    matrix = as_matrix(job.arrays, shape, sparse)
+    if matrix is None:
         return False
+    groups, steps = matrix
     old = [x[indices] if sparse and a == 0 else x for a, x in enumerate(mu)]
     row, column = (_least(old, group, job.native) for group in groups)
-    tops: tuple[Any, Any] | None = np.zeros_like(row), np.zeros_like(column)
-    if row.size and column.size:
-        tops = _maxima(job, steps, row, column)
+    tops = _maxima(job, steps, row.copy() if ratchet else row, column)
     if tops is None:
         return False
     for group, top in zip(groups, tops, strict=True):
-        images = top.view(f"u{job.native.itemsize}").reshape([shape[a] for a in group])
+        images = top.reshape([shape[a] for a in group])
         for place, a in enumerate(group):
             others = tuple(p for p in range(len(group)) if p != place)
-            new = images.max(axis=others, initial=0).view(job.native)
+            new = (images.max(axis=others, initial=0) if others else images).view(job.native)
+            if np.may_share_memory(new, mu[a]):
+                continue
             if ratchet or (sparse and a != 0):
                 # Rows without a gradient may hold a column's maximum.
                 new = np.maximum(old[a], new)
             mu[a][indices if sparse and a == 0 else ...] = new
     return True
+
+
+def as_matrix(
+    arrays: Sequence[Any], shape: tuple[int, ...], sparse: bool = False
+) -> tuple[tuple[list[int], list[int]], list[tuple[int, int]]] | None:
+    """The axes down and those across, and each array's steps along the two; None if an array has not two.
+
+    The first array's farthest axes go down; the first one alone where rows are listed (``sparse``).
+    """
+    order = sorted(range(int(sparse), len(shape)), key=lambda a: -abs(arrays[0].strides[a]))
+    order = [0, *order] if sparse else order
+    cut = 1 if sparse else split(tuple(shape[a] for a in order))
+    groups = order[:cut], order[cut:]
+    steps = [tuple(_joint_step(x, shape, group, sparse) for group in groups) for x in arrays]
+    if any(s is None for pair in steps for s in pair):
+        return None
+    return groups, steps  # type: ignore[return-value]
 
 
 def _joint_step(x: Any, shape: tuple[int, ...], group: list[int], sparse: bool) -> int | None:
@@ -208,9 +204,13 @@ def _least(mu: list[Any], group: list[int], native: Any) -> Any:
 
 
 def _maxima(job: Job, steps: Any, row: Any, column: Any) -> tuple[Any, Any] | None:
-    """Step all entries; the largest nu of each row and of each column."""
+    """Step all entries; images of the largest nu of each row and column, the rows' perhaps in ``row``."""
+    image = np.dtype(f"u{job.native.itemsize}")
+    if not row.size or not column.size:
+        return np.zeros(row.size, image), np.zeros(column.size, image)
     short = column.size < SHORT
-    address = kernel("runs" if short else "pairs", job.mean, job.decay, job.native == np.float64)
+    shape = "runs" if short else "pairs"
+    address = kernel(shape, job.mean, job.decay, job.native == np.float64, job.neutral)
     own = kind_of(job.native)
     if address is None or own is None:
         return None
@@ -218,8 +218,7 @@ def _maxima(job: Job, steps: Any, row: Any, column: Any) -> tuple[Any, Any] | No
     wanted = TASKS_A_THREAD * number if job.tasks is None else job.tasks
     across = 1 if short else -(-column.size // COLUMNS)
     down = max(1, min(-(-wanted // across), row.size // 2))
-    image = np.dtype(f"u{job.native.itemsize}")
-    highs = np.zeros((across, row.size + APART), image)
+    highs = row.view(image)[None] if across == 1 else np.empty((across, row.size + APART), image)
     tops = np.zeros((down, column.size + APART), image)
     described = [
         describe(x, k, own, pair, in_place=False)
@@ -242,5 +241,6 @@ def _maxima(job: Job, steps: Any, row: Any, column: Any) -> tuple[Any, Any] | No
         runtime.launch(sm3_loops.parallel, arguments, number)
     else:
         sm3_loops.serial(*arguments)
-    high, top = highs.max(axis=0)[: row.size], tops.max(axis=0)[: column.size]
-    return high.view(job.native), top.view(job.native)
+    # A maximum over one is a copy of it.
+    high, top = (x[0] if len(x) == 1 else x.max(axis=0) for x in (highs, tops))
+    return high[: row.size], top[: column.size]

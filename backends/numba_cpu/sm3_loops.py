@@ -26,17 +26,20 @@ from .bind import DECAY, KERNEL, compiled_function
 from .cache import KernelCache
 from .drive import ADDRESS, GATHER, GRADIENT, ITEMSIZE, NATIVE, SCATTER
 from .layout import BUFFER
-from .memory import as_float32, as_float64, as_int64, as_uint32, as_uint64, call_kernel, call_mover
+from .memory import as_float32, as_float64, as_int64, as_uint32, as_uint64, call_kernel, call_mover, hold
 from .options import STRICT
 from .scalar import choose
 
 #: Rows shorter than this are stepped as runs of several, of so many entries.
-SHORT, RUN = 64, 2048
+SHORT, RUN = 64, 1024
 
 NUMBERS = {
     False: ("learning_rate", "kept", "fresh", "eps_root", "eps"),
     True: ("learning_rate", "momentum", "share", "kept", "fresh", "eps_root", "eps"),
 }
+#: Those that change nothing in the paper's rule, as constants whose arithmetic the compiler drops: it is a
+#: sixth of the time. x + 0 it would keep, for the sake of -0; as denominators both zeros are alike.
+NEUTRAL = {"kept": "1", "fresh": "1", "eps_root": "-0.0", "eps": "-0.0"}
 
 
 def _entry(names: dict[str, str], mean: bool, decay: str) -> list[str]:
@@ -53,8 +56,9 @@ def _entry(names: dict[str, str], mean: bool, decay: str) -> list[str]:
     ]
 
 
-def _head(words: list[str], pointers: list[str], images: list[str], mean: bool) -> list[str]:
+def _head(words: list[str], pointers: list[str], images: list[str], mean: bool, neutral: bool) -> list[str]:
     """The loop's first lines: plain integers of the table, addresses of numbers, of their images; numbers."""
+    given = NEUTRAL if neutral else {}
     table = [
         *(f"{name} = addresses[{{}}]" for name in words),
         *(f"{name} = pointer(addresses[{{}}])" for name in pointers),
@@ -64,7 +68,10 @@ def _head(words: list[str], pointers: list[str], images: list[str], mean: bool) 
         "def loop(table, start, stop, numbers):",
         "    addresses, values = as_int64(table), as_float64(numbers)",
         *("    " + line.format(k) for k, line in enumerate(table)),
-        *(f"    {name} = number(values[{k}])" for k, name in enumerate([*NUMBERS[mean], "decay"])),
+        *(
+            f"    {name} = number({given.get(name, f'values[{k}]')})"
+            for k, name in enumerate([*NUMBERS[mean], "decay"])
+        ),
     ]
 
 
@@ -73,21 +80,21 @@ PAIRS = ("width", "listed", "apart", "down_w", "down_g", "down_m"), ("column", "
 RUNS = ("width", "rows"), ("row", "spread", "across"), ("high", "peaks", "nu_images")
 
 
-def pairs_text(mean: bool, decay: str) -> str:
+def pairs_text(mean: bool, decay: str, neutral: bool) -> str:
     """The loop over pairs of rows: ``start`` to ``stop``, each with the one ``apart`` further down.
 
     ``listed`` is the address of the row numbers of w and m, or 0; ``down`` are steps from row to row.
     """
     words, numbers, images = PAIRS
     lines = [
-        *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean),
-        "    picked = as_int64(listed)",
+        *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean, neutral),
+        "    picked, least_bits = as_int64(listed), bits(number(0))",
         "    for k in range(start, stop):",
         "        k2 = k + apart",
         "        i1, i2 = (picked[k], picked[k2]) if listed != 0 else (k, k2)",
         *(f"        w{r}, m{r} = i{r} * down_w, i{r} * down_m" for r in "12"),
         "        g1, g2 = k * down_g, k2 * down_g",
-        "        row1, row2, high1, high2 = row[k], row[k2], high[k], high[k2]",
+        "        row1, row2, high1, high2 = row[k], row[k2], least_bits, least_bits",
         "        for j in range(width):",
     ]
     for r in "12":
@@ -100,7 +107,7 @@ def pairs_text(mean: bool, decay: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def runs_text(mean: bool, decay: str) -> str:
+def runs_text(mean: bool, decay: str, neutral: bool) -> str:
     """The loop over a run of whole rows; ``across`` has the columns' accumulators again for each row.
 
     nu is left in ``spread``, of which ``nu_images`` is another view; ``peaks`` are maxima at each place of a
@@ -109,7 +116,7 @@ def runs_text(mean: bool, decay: str) -> str:
     words, numbers, images = RUNS
     names = {name: f"{name}[i]" for name in "wgm"} | {"least": "minimum(spread[i], across[i])", "nu": "nu"}
     lines = [
-        *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean),
+        *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean, neutral),
         "    for k in range(rows):",
         "        value, begin = row[k], k * width",
         "        for j in range(width):",
@@ -128,11 +135,11 @@ def runs_text(mean: bool, decay: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def single_text(mean: bool, decay: str) -> str:
+def single_text(mean: bool, decay: str, neutral: bool) -> str:
     """The loop over a vector. Its table: w, g (and m), and the accumulators, in whose place nu is left."""
     names = {name: f"{name}[i]" for name in "wgm"} | {"least": "nu[i]", "nu": "new"}
     lines = [
-        *_head([], [*("wgm" if mean else "wg"), "nu"], [], mean),
+        *_head([], [*("wgm" if mean else "wg"), "nu"], [], mean, neutral),
         "    for i in range(start, stop):",
         *_entry(names, mean, decay),
         "        nu[i] = new",
@@ -168,8 +175,8 @@ _TEXTS = {"pairs": pairs_text, "runs": runs_text, "single": single_text}
 
 
 @functools.cache
-def loop(shape: str, mean: bool, decay: str, wide: bool) -> Any:
-    """A compiled loop: its shape, with momentum or without, in float64 or float32."""
+def loop(shape: str, mean: bool, decay: str, wide: bool, neutral: bool = False) -> Any:
+    """A compiled loop: its shape, with momentum or without, in float64 or float32; see :data:`NEUTRAL`."""
     namespace = {
         "__name__": __name__,
         "as_int64": as_int64,
@@ -183,8 +190,9 @@ def loop(shape: str, mean: bool, decay: str, wide: bool) -> Any:
         "accumulated": numba.njit(**STRICT)(accumulated),
         "descended": numba.njit(**STRICT)(descended_along_mean if mean else descended),
     }
-    exec(compile(_TEXTS[shape](mean, decay), f"<{shape} of sm3>", "exec"), namespace)  # noqa: S102
+    exec(compile(_TEXTS[shape](mean, decay, neutral), f"<{shape} of sm3>", "exec"), namespace)  # noqa: S102
     form = "mean" if mean else "plain"
+    form += "-neutral" if neutral else ""
     return compiled_function(
         namespace["loop"], KERNEL, f"sm3-{shape}-{form}-{decay}-float{64 if wide else 32}"
     )
@@ -224,7 +232,10 @@ def long_rows(
     right: int,
     buffers: Any,
 ) -> None:
-    """Step all rows of a block in pairs, columns ``left`` to ``right``; leave nu's largest images."""
+    """Step all rows of a block in pairs, columns ``left`` to ``right``; leave nu's largest images.
+
+    ``high`` may be the images of ``row`` itself: a row's accumulator is read before its maximum is written.
+    """
     count, height, size = arrays.shape[0], row.size // 2, row.itemsize
     whole = True
     for k in range(count):
@@ -242,19 +253,19 @@ def long_rows(
         call_kernel(kernel, table.ctypes.data, 0, height, numbers.ctypes.data)
     # What is left goes through a buffer: the last of an odd number of rows, or all, two by two. A row without
     # a partner is paired with zeros, which change nothing.
-    pair, peak = np.zeros(2, row.dtype), np.zeros(2, high.dtype)
+    pair, peak, best = np.zeros(2, row.dtype), np.zeros(2, high.dtype), np.zeros(2, high.dtype)
     table[1], table[2] = 0, 1
     table[WORDS + 1], table[WORDS + 3 + count] = pair.ctypes.data, peak.ctypes.data
     for i in range(first, row.size, 2):
         partners = min(2, row.size - i)
+        pair[1] = 0
+        for half in range(partners):
+            pair[half], best[half] = row[i + half], 0
         for begin in range(left, right, BUFFER):
             columns = min(BUFFER, right - begin)
             table[0] = columns
             table[WORDS] = column.ctypes.data + begin * size
             table[WORDS + 2 + count] = tops.ctypes.data + begin * size
-            pair[1], peak[1] = 0, 0
-            for half in range(partners):
-                pair[half], peak[half] = row[i + half], high[i + half]
             for k in range(count):
                 table[3 + k] = columns
                 table[WORDS + 2 + k] = buffers[k].ctypes.data
@@ -264,10 +275,15 @@ def long_rows(
                 pass_row_by_row(True, arrays[k], k, indices, i, partners, begin, columns, buffers[k])
             call_kernel(kernel, table.ctypes.data, 0, 1, numbers.ctypes.data)
             for half in range(partners):
-                high[i + half] = peak[half]
+                best[half] = _larger(best[half], peak[half])
             for k in range(count):
                 if k != GRADIENT:
                     pass_row_by_row(False, arrays[k], k, indices, i, partners, begin, columns, buffers[k])
+        for half in range(partners):
+            high[i + half] = best[half]
+    hold(table)
+    hold(pair)
+    hold(peak)
 
 
 @numba.njit(**STRICT)
@@ -283,7 +299,7 @@ def short_rows(
 ) -> None:
     """The same in runs of several whole rows."""
     count, width, size = arrays.shape[0], column.size, row.itemsize
-    tall = max(1, RUN // width)
+    tall = max(1, min(RUN // width, row.size))
     buffers = np.empty((count + 2, tall * width), row.dtype)
     peaks = np.zeros(tall * width, tops.dtype)
     # Plain loops: an assignment to a slice takes seconds to compile.
@@ -321,6 +337,9 @@ def short_rows(
     for i in range(tall):
         for j in range(width):
             tops[j] = _larger(tops[j], peaks[i * width + j])
+    hold(table)
+    hold(buffers)
+    hold(peaks)
 
 
 @numba.njit(**STRICT)

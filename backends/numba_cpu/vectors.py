@@ -183,6 +183,31 @@ def larger(builder: Any, x: Any, y: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 
+def _or_nan(builder: Any, sign: str, x: Any, y: Any) -> Any:
+    chosen = builder.select(builder.fcmp_ordered(sign, x, y), x, y)
+    return builder.select(builder.fcmp_unordered("uno", x, x), x, chosen)
+
+
+@_instruction(FLOATS, FLOATS, FLOATS)
+def lesser(builder: Any, x: Any, y: Any) -> Any:
+    """The smaller as NumPy has it: NaN if either is, of two zeros the second."""
+    return _or_nan(builder, "<", x, y)
+
+
+@_instruction(FLOATS, FLOATS, FLOATS)
+def greater(builder: Any, x: Any, y: Any) -> Any:
+    """The larger as NumPy has it: NaN if either is, of two zeros the second."""
+    return _or_nan(builder, ">", x, y)
+
+
+@_instruction(types.boolean, FLOATS, FLOATS, FLOATS)
+def ordered(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """Whether no lane of the three is NaN."""
+    where = builder.or_(builder.fcmp_unordered("uno", x, y), builder.fcmp_unordered("uno", z, z))
+    bits = builder.bitcast(where, ir.IntType(LANES))
+    return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
+
+
 def _extreme(builder: Any, sign: str, x: Any) -> Any:
     lanes = LANES
     while lanes > 1:

@@ -67,9 +67,26 @@ class Slot:
             value = w.reshape(-1)[0] * 0 + (int(value) if value == int(value) else value)
         # An element-wise slot lies in memory as its parameter does, so that a step walks both in one order.
         alike = isinstance(w, np.ndarray) and w.shape == self.shape
-        array = np.empty_like(w, self.dtype, subok=False) if alike else np.empty(self.shape, self.dtype)
+        array = np.empty_like(w, self.dtype, subok=False) if alike else aligned(self.shape, self.dtype)
         array[...] = value
         return array
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array that begins where a cache line does, if it is large: NumPy's own begin 16 bytes after one.
+
+    A compiled loop that reads pieces of a sketch at random places reads a line less of each.
+
+    >>> x = aligned((300, 100), np.dtype(np.float32))
+    >>> x.shape, x.ctypes.data % 64
+    ((300, 100), 0)
+    """
+    nbytes = prod(shape) * dtype.itemsize
+    if dtype == object or nbytes < 2**16:
+        return np.empty(shape, dtype)
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def counter(start: Start = 0) -> Slot:

@@ -20,7 +20,14 @@ from memopt_ref.parts.row_sparse import RowSparse
 from tests.numba_cpu.inputs import LAYOUTS, hard, laid, same_bits
 
 numba = pytest.importorskip("numba", reason="the kernels need numba")
-from memopt_ref.backends.numba_cpu import count_sketch_engine, count_sketch_plan, count_sketch_rows  # noqa: E402
+from memopt_ref.backends.numba_cpu import (  # noqa: E402
+    count_sketch_drive,
+    count_sketch_engine,
+    count_sketch_plan,
+    count_sketch_rows,
+    count_sketch_vectors,
+    vectors,
+)
 
 F32 = np.dtype(np.float32)
 ADAM = mo.CountSketchAdam
@@ -168,10 +175,65 @@ def test_large_steps_of_the_rule_of_thumb():
     assert_same_steps(ADAM(), hard(shape, seed=1, share=0), gradients)
 
 
+def in_plain_loops(rule, w, g, state):
+    """What a processor without the vectors runs."""
+    original = count_sketch_engine.quickly
+    count_sketch_engine.quickly = lambda: (0, 0)
+    try:
+        through_the_engine(rule, w, g, state)
+    finally:
+        count_sketch_engine.quickly = original
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adam-global", "adam-sequential", "momentum", "rmsprop-cleaned", "l2"]
+)
+def test_plain_loops_serve_the_columns_that_vectors_would(name):
+    for shape, rows in (((60, 35), 41), ((9, 48), 4)):
+        w, gradients = hard(shape, seed=1, share=0), [some_rows(shape, rows), dense(shape)]
+        assert_same_steps(RULES[name], w.copy(), gradients)
+        assert_same_steps(RULES[name], w, gradients, in_plain_loops)
+
+
+@pytest.mark.skipif(not vectors.available(), reason="the processor has no such vectors")
+def test_which_steps_run_in_vectors(monkeypatch):
+    def kernels(rule, columns, dtype=np.float32, **options):
+        seen = []
+        monkeypatch.setattr(count_sketch_drive, "serial", lambda *arguments: seen.append(arguments))
+        w = np.ones((20, columns), dtype)
+        through_the_engine(rule, w, some_rows(w.shape, 9), rule.init_leaf(w), threads=1, **options)
+        ((addresses, *_, edges),) = seen
+        assert all(addresses[3:]) or not any(addresses[3:])
+        return bool(addresses[3]), edges.tolist()
+
+    served = {name for name, rule in RULES.items() if kernels(rule, 16)[0]}
+    plain = {"adam-conservative", "adam-row", "adam-signed", "adam-mean", "adam-five", "momentum-row"}
+    assert set(RULES) - served == plain | {"momentum-0", "adagrad-conservative", "adagrad-signed"}
+    assert not kernels(ADAM(), 16, np.float64)[0]
+    assert kernels(ADAM(), 100, blocks=3) == (True, [0, 32, 64, 96, 100])
+    assert kernels(ADAM(), 15)[1] == [0, 15]
+
+
+def test_vectors_that_do_not_compile_are_left_to_the_plain_loops(monkeypatch):
+    def fails(template):
+        raise TypeError("not today")
+
+    monkeypatch.setattr(count_sketch_engine.vectors, "available", lambda: True)
+    monkeypatch.setattr(count_sketch_engine.quick, "loop", fails)
+    count_sketch_engine.quickly.cache_clear()
+    with pytest.warns(
+        RuntimeWarning, match="loops in vectors cannot be compiled, plain ones step .*not today"
+    ):
+        assert_same_steps(ADAM(), hard((9, 32), share=0), [some_rows((9, 32), 4)] * 2)
+    count_sketch_engine.quickly.cache_clear()
+
+
 def test_nan_and_infinity_of_either_sign_go_where_they_go_in_the_reference():
     for value in (np.nan, -np.nan, np.inf, -np.inf):
         for name in ("adam", "adam-conservative", "momentum", "adagrad", "adam-mean"):
+            # Column 7 is stepped in a vector, column 17 after it.
             g = some_rows((30, 20), 12, share=0)
+            g.rows[4, 17] = value
             g.rows[3, 7] = value
             w = hard((30, 20), seed=1, share=0)
             assert_same_steps(RULES[name], w, [g, some_rows((30, 20), 30, 1, share=0)])
@@ -312,13 +374,14 @@ def test_no_multiplication_is_fused_and_the_loops_are_vectorised():
         count_sketch_rows.loop(count_sketch_rows.query, False),
         count_sketch_rows.loop(count_sketch_rows.follow, False),
         count_sketch_rows.finisher(count_sketch_engine.along_adam, "estimate", "none", False),
+        count_sketch_vectors.loop(count_sketch_vectors.follow),
     ]
     assert not all(one.cache_hits for one in compiled)
     for one in (one for one in compiled if not one.cache_hits):
         assembly = one._library.get_asm_str()
         assert not re.search(r"\b(vfn?m(add|sub)|fn?m(add|sub)|fml[as])", assembly)
         if platform.machine() in ("x86_64", "AMD64"):
-            assert re.search(r"v(min|add|sqrt|cmplt|cmpnge)\w*ps\s+.*%ymm", assembly)
+            assert re.search(r"v(min|add|sqrt|cmplt|cmpnge)\w*ps\s+.*%[yz]mm", assembly)
 
 
 # The comparison, seen to fail on deliberate mistakes

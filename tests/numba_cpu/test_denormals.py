@@ -76,6 +76,7 @@ def test_it_is_chosen_by_its_name_and_never_otherwise(monkeypatch):
     def name(**wish):
         return backends.select(mo.Adam(), (3,), "float32", **wish).variant.name
 
+    monkeypatch.setenv("MEMOPT_TUNE", "off")
     assert name(backend="numba-flush") == "numba.elementwise_flush"
     assert name() == name(backend="numba") == "numba.elementwise"
     monkeypatch.setenv("MEMOPT_BACKEND", "numba-flush")

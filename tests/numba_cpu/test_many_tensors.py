@@ -16,7 +16,7 @@ from tests.numba_cpu.inputs import hard, laid, same_bits
 
 numba = pytest.importorskip("numba", reason="the kernels need numba")
 from memopt_ref.backends.addresses import address_of  # noqa: E402
-from memopt_ref.backends.numba_cpu import direct, elementwise, engine, sm3_engine, spread  # noqa: E402
+from memopt_ref.backends.numba_cpu import direct, elementwise, engine, spread  # noqa: E402
 from memopt_ref.backends.numba_cpu.bind import Form  # noqa: E402
 
 SHAPES = ((5,), (), (1,), (0,), (7, 3), (64,), (2, 3, 5), (1000,), (65, 70), (40_001,))
@@ -88,21 +88,6 @@ def test_rules_clocks_and_dtypes_are_mixed_in_one_launch():
         if "t" in leaf.state:
             leaf.state["t"] = np.int64(7)
     assert_same_as_one_by_one(leaves, engine.together, steps=3)
-
-
-def test_vectors_of_sm3_go_together_and_tensors_are_left():
-    leaves = leaves_of(mo.SM3(momentum=0.9), share=0) + leaves_of(mo.SM3(momentum=0.5), share=0)
-    tensors = [k for k, leaf in enumerate(leaves) if leaf.w.ndim > 1]
-
-    def together(leaves, scale, factor, zero):
-        left = sm3_engine.together(leaves)
-        for k in left:
-            rule, w, g, state, _ = leaves[k]
-            assert sm3_engine.step(rule, w, g, state)
-        return []
-
-    assert_same_as_one_by_one(leaves, together)
-    assert tensors
 
 
 # How the entries are shared

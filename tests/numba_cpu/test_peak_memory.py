@@ -10,8 +10,13 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import memopt_ref as mo
+from memopt_ref.backends import numba_cpu
+
+F32 = np.dtype(np.float32)
 pytest.importorskip("numba", reason="the kernels need numba")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -21,13 +26,16 @@ import numpy as np, memopt_ref as mo
 from memopt_ref.backends.numba_cpu import engine
 from tests.table import dtype_of
 
-RULES = {
-    "SGD": mo.SGD(momentum=0.9),
-    "AdaGrad": mo.AdaGrad(),
-    "Adam": mo.Adam(weight_decay=0.1),
-    "SM3": mo.SM3(momentum=0.9),
-    "MicroAdam": mo.MicroAdam(),
+OPTIONS = {
+    "SGD": {"momentum": 0.9},
+    "Adam": {"weight_decay": 0.1},
+    "SM3": {"momentum": 0.9},
+    "ScaledSign": {"compressor": mo.ScaledSign()},
 }
+KINDS = {"ScaledSign": mo.ErrorFeedbackSGD}
+
+def rule(name):
+    return KINDS.get(name, getattr(mo, name, None))(**OPTIONS.get(name, {}))
 
 def mark():
     # Not ru_maxrss, which a process inherits from its parent, and which cannot be put back.
@@ -41,17 +49,15 @@ def resident():
 def growth(name, dtype, other, backend, scale, **options):
     itemsize = dtype_of(dtype).itemsize
     make = lambda rows: (np.ones((rows, 4096), dtype_of(dtype)), np.full((rows, 4096), 0.5, dtype_of(other)))
-    # Threads, kernels and their buffers are there once a smaller tensor has been stepped.
-    for rows in (16, 64 * 2**20 // 4096 // itemsize):
-        w, g = make(rows)
-        opt = mo.Optimizer(w, RULES[name], backend, nonfinite="raise", **options)
-        if rows > 16 and backend == "numba":
-            assert " numba." in opt.explain(), opt.explain()
-        for x in opt.state["leaves"][""].values():
-            if isinstance(x, np.ndarray):
-                x += 0
-        if rows == 16:
-            opt.step(g, scale=scale)
+    # Threads and kernels are there after the first step: a compiler needs more memory than any step.
+    w, g = make(64 * 2**20 // 4096 // itemsize)
+    opt = mo.Optimizer(w, rule(name), backend, nonfinite="raise", **options)
+    if backend == "numba":
+        assert " numba." in opt.explain(), opt.explain()
+    for x in opt.state["leaves"][""].values():
+        if isinstance(x, np.ndarray):
+            x += 0
+    opt.step(g, scale=scale)
     tracemalloc.start()
     open("/proc/self/clear_refs", "w").write("5")
     before = resident()
@@ -78,15 +84,42 @@ def growth(*cases: str) -> dict[str, float]:
     return {case: float(grown) for case, grown in map(str.split, done.stdout.splitlines())}
 
 
+#: Every rule that has kernels.
+RULES = (
+    *(
+        "SGD",
+        "AdaGrad",
+        "AdaGradNorm",
+        "RowWiseAdaGrad",
+        "FTRLProximal",
+        "RMSProp",
+        "Adam",
+        "AdamW",
+        "AMSGrad",
+    ),
+    *("SM3", "Adafactor", "CountSketchMomentum", "CountSketchAdaGrad", "CountSketchAdam"),
+    *("CountSketchRMSProp", "LowRankAdam", "MicroAdam", "TopKAdam", "ErrorFeedbackSGD", "EF21"),
+)
 CASES = (
-    "SGD,float32,float32,numba,1",
-    "Adam,float32,float32,numba,1",
+    *(f"{name},float32,float32,numba,1" for name in (*RULES, "ScaledSign")),
     "Adam,float32,bfloat16,numba,1",
     "Adam,bfloat16,bfloat16,numba,1",
     "Adam,float32,float16,numba,0.5,0.1",
-    "SM3,float32,float32,numba,1",
+    "RowWiseAdaGrad,bfloat16,bfloat16,numba,1",
+    "ErrorFeedbackSGD,bfloat16,float32,numba,1",
+    "CountSketchAdam,bfloat16,bfloat16,numba,1",
     "MicroAdam,float32,bfloat16,numba,1",
 )
+
+
+def test_every_rule_that_has_kernels_is_measured():
+    kinds = [getattr(mo, name) for name in mo.__all__]
+    rules = [k() for k in kinds if isinstance(k, type) and issubclass(k, mo.Rule) and k is not mo.Rule]
+    kernels = numba_cpu.VARIANTS
+    served = {
+        type(rule).__name__ for rule in rules if any(k.supports(rule, (4096, 4096), F32)[0] for k in kernels)
+    }
+    assert served == set(RULES)
 
 
 def test_a_step_with_the_check_for_nan_needs_less_than_4_mebibytes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -102,6 +103,28 @@ def test_nan_and_infinity_of_either_sign_reach_the_accumulators_that_they_reach_
                 assert np.isfinite(w).any()
 
 
+@pytest.mark.parametrize("shape", [(), (40, 200), (200, 20)])
+def test_numbers_that_change_nothing_are_left_out_and_no_others(shape, monkeypatch):
+    w, g = hard(shape, share=0.02), [hard(shape, seed=1, share=0.01), hard(shape, seed=2, share=0)]
+    monkeypatch.setattr(sm3_engine, "neutral", lambda rule: False)
+    assert_same_steps(mo.SM3(), w.copy(), g)
+    monkeypatch.setattr(sm3_engine, "neutral", lambda rule: True)
+    for wrong in (mo.SM3(eps=0.5), mo.SM3(eps_root=0.5), mo.SM3(beta2=0.5)):
+        with pytest.raises(AssertionError):
+            assert_same_steps(wrong, w.copy(), g)
+
+
+def test_a_tall_matrix_needs_no_second_copy_of_its_rows():
+    w, g = hard((200_000, 8), share=0), hard((200_000, 8), seed=1, share=0)
+    state = mo.SM3().init_leaf(w)
+    through_the_engine(mo.SM3(), w, g, state)
+    tracemalloc.start()
+    through_the_engine(mo.SM3(), w, g, state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < state["mu_0"].nbytes / 10
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 def test_every_layout_beside_every_other(layout, gradient_layout):
@@ -183,8 +206,8 @@ def test_a_ratchet_on_a_vector_is_stepped_by_the_reference():
 
 def test_no_multiplication_is_fused_and_both_loops_are_vectorised():
     for shape in ("pairs", "runs", "single"):
-        for mean in (True, False):
-            compiled = sm3_loops.loop(shape, mean, "none", False)
+        for mean, neutral in ((True, True), (True, False), (False, True), (False, False)):
+            compiled = sm3_loops.loop(shape, mean, "none", False, neutral)
             if compiled.cache_hits:
                 continue
             assembly = compiled._library.get_asm_str()

@@ -24,8 +24,9 @@ opt = mo.Optimizer(params, mo.Adam(), backend={backend!r})
 opt.step({{name: np.ones_like(x) for name, x in params.items()}})
 spent = time.process_time() - begin
 assert {backend!r} in opt.explain(), opt.explain()
-# Numba's implementations of NumPy and of its own containers: what a compiler needs, and loads late.
-print(spent, "numba.typed.typeddict" in sys.modules)
+# Numba's implementations of NumPy and of its own containers: what a compiler needs, and loads late. And
+# NumPy's masked arrays, which a step refuses and need not know.
+print(spent, "numba.typed.typeddict" in sys.modules or "numpy.ma" in sys.modules)
 """
 COMPILED = STEP.format(first="", backend="numba")
 #: The least that it can cost: the same step by the reference, and Numba loaded for nothing.

@@ -31,6 +31,8 @@ def arithmetic(x, y, out):
     v.put_pairs(out + 576, a, b)
     v.put_floats(out + 704, v.everywhere(np.float32(2.5)))
     v.add_pair(out + 704, x + 8)
+    v.put_floats(out + 768, v.lesser(a, b))
+    v.put_floats(out + 832, v.greater(a, b))
 
 
 def expected_arithmetic(x, y):
@@ -49,6 +51,8 @@ def expected_arithmetic(x, y):
         both[1::2],
         np.stack([x, y], axis=1).reshape(-1),
         filled,
+        np.minimum(x, y),
+        np.maximum(x, y),
     ]
 
 
@@ -58,7 +62,7 @@ def bits(x):
 
 
 def assert_arithmetic(function):
-    out = np.zeros(12 * 16, np.float32)
+    out = np.zeros(14 * 16, np.float32)
     for y in (np.roll(SOME, 5), np.roll(SOME[::-1], 2), np.zeros(16, np.float32)):
         function(SOME.ctypes.data, y.ctypes.data, out.ctypes.data)
         with np.errstate(all="ignore"):
@@ -72,6 +76,24 @@ def test_arithmetic_choices_and_shuffles_are_those_of_numpy():
 def test_the_comparison_catches_operands_in_the_wrong_order():
     with pytest.raises(AssertionError):
         assert_arithmetic(lambda x, y, out: arithmetic(y, x, out))
+
+
+@numba.njit(**STRICT)
+def without_nan(x, y, z):
+    return v.ordered(v.floats_at(x), v.floats_at(y), v.floats_at(z))
+
+
+def test_one_nan_in_any_lane_of_any_of_three_is_seen():
+    three = np.zeros((3, 16), np.float32)
+    three[0, 3], three[1, 4] = np.inf, -0.0
+    at = [x.ctypes.data for x in three]
+    assert without_nan(*at)
+    for lane in np.ndindex(3, 16):
+        before = three[lane]
+        for nan in (np.nan, -np.nan):
+            three[lane] = nan
+            assert not without_nan(*at)
+        three[lane] = before
 
 
 @numba.njit(**STRICT)
