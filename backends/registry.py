@@ -136,6 +136,8 @@ class Backend:
         How to get what it needs, for the error that says that it is not there.
     numerics : {"bitwise", "fma", "reassoc", "flush"}
         A class of kernels that its name stands for, beside ``bitwise``; any other than that is not automatic.
+    resort : str
+        What it does to a leaf that no automatic backend serves, for the error that says that none does.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Backend:
     automatic: bool = field(default=False, kw_only=True)
     install: str = field(default="", kw_only=True)
     numerics: str = field(default="bitwise", kw_only=True)
+    resort: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         assert self.numerics == "bitwise" or not self.automatic, self.name
@@ -171,6 +174,9 @@ def _importable(name: str) -> bool:
     except (ImportError, ValueError):
         return False
 
+
+#: How to get CuPy.
+CUPY = "pip install 'memopt-ref[cuda12]', or [cuda13] as your driver has it"
 
 _backends: dict[str, Backend] = {}
 
@@ -213,6 +219,15 @@ def ready(name: Any, source: str) -> Backend:
 def automatic(library: str) -> list[Backend]:
     """The available backends among which ``"auto"`` chooses for these arrays, the preferred one first."""
     return [b for b in _backends.values() if b.library == library and b.automatic and b.available()[0]]
+
+
+def resorts(library: str) -> str:
+    """How to go on with a leaf of these arrays that has no kernel, as sentences with a blank before each."""
+    return "".join(
+        f" Or pass backend={b.name!r}: it {b.resort}."
+        for b in _backends.values()
+        if b.library == library and b.resort
+    )
 
 
 class BackendStatus(NamedTuple):
@@ -260,10 +275,22 @@ register(
         needs="cupy",
         check=fits.cupy,
         automatic=True,
-        install="pip install 'memopt-ref[cuda12]', or [cuda13] as your driver has it",
+        install=CUPY,
     )
 )
 register(Backend("numpy", "numpy", f"{__package__}.numpy_ref", automatic=True))
+# Never chosen but by its name: it copies what has no kernel to the host and back.
+register(
+    Backend(
+        "cupy-host",
+        "cupy",
+        f"{__package__}.cupy_host",
+        needs="cupy",
+        check=fits.cupy,
+        install=CUPY,
+        resort="copies such a leaf to the host and back at every step",
+    )
+)
 # Never chosen but by its name: other bits than the reference's.
 register(
     Backend(

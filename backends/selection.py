@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from memopt_ref.errors import BackendError
 from memopt_ref.rules.base import Rule
 
-from .registry import Backend, Variant, automatic, ready
+from .registry import Backend, Variant, automatic, ready, resorts
 from .tuning import modes
 from .tuning.candidates import label
 from .tuning.machine import threads_available
@@ -142,6 +142,7 @@ def select(
             break
     if not admitted:
         advice = f"memopt_ref.backends.status() lists them ({'; '.join(refusals) or 'none is available'})."
+        advice += resorts(library)
         wanted = "a backend with a kernel for it"
         raise BackendError(source, f"{rule.name} on {library} arrays", wanted, advice)
     why = "; ".join(refusals) or _why(rule, wished, source, len(known))

@@ -7,6 +7,7 @@ shadow(x)                  a NumPy array that says where ``x`` lies
 init_leaf(rule, w, path)   a leaf's first state
 to_host(x), placed(x, w)   for a checkpoint, and back beside ``w``
 Gradients                  the gradients of one step
+check_step(rule, path, w, g, state)  raises if the rule knows that this step diverges
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .gradients import Gradients
 from .memory import check_writable
 from .rules.base import Rule
 
-__all__ = ["LIBRARY", "Gradients", "check", "init_leaf", "placed", "shadow", "taken", "to_host"]
+__all__ = ["LIBRARY", "Gradients", "check", "check_step", "init_leaf", "placed", "shadow", "taken", "to_host"]
 
 LIBRARY = "numpy"
 
@@ -52,3 +53,8 @@ def to_host(x: Any) -> Any:
 def placed(x: Any, w: Any) -> Any:
     """The array itself."""
     return x
+
+
+def check_step(rule: Rule, path: str, w: Any, g: Any, state: dict[str, Any]) -> None:
+    """The rule's own."""
+    rule.check_step(path, w, g, state)

@@ -157,8 +157,8 @@ class Optimizer:
             gradients.clip(self._max_norm)
         for path in raw:
             if type(rules[path]).check_step is not Rule.check_step:
-                leaf = self._state["leaves"][path]
-                rules[path].check_step(path, self._arrays[path], gradients.prepared(path), leaf)
+                leaf, w = self._state["leaves"][path], self._arrays[path]
+                self._home.check_step(rules[path], path, w, gradients.for_kernel(path), leaf)
         self._settle(raw)
         self._apply(gradients, rules)
         return True
@@ -201,7 +201,8 @@ class Optimizer:
                 continue
             w = self._arrays[path]
             if type(g) is not plain or g.shape != w.shape or g.dtype not in PLAIN:
-                backends.check_array_library(path or "gradient", g, self._home.LIBRARY)
+                part = g.rows if isinstance(g, RowSparse) else g
+                backends.check_array_library(path or "gradient", part, self._home.LIBRARY)
                 check_plain(path or "gradient", g)
                 check_gradient(path, w, g)
             raw[path] = self._apart(g)
@@ -210,7 +211,8 @@ class Optimizer:
     def _apart(self, g: Any) -> Any:
         """``g``, copied if it lies in a parameter's memory, which another leaf's step may overwrite first."""
         if isinstance(g, RowSparse):
-            return RowSparse(g.indices, self._apart(g.rows), g.shape)
+            rows = self._apart(g.rows)
+            return g if rows is g.rows else RowSparse(g.indices, rows, g.shape)
         return g.copy() if self._places.reached(self._home.shadow(g)) else g
 
     def _rules_now(self, learning_rate: Any) -> dict[str, Rule]:

@@ -3,10 +3,14 @@
 Read in this order: :mod:`.elementwise` (a step of a rule that is one expression), :mod:`.engine` (which
 kernel, grid and arguments), :mod:`.bind` and :mod:`.trace` (the expression becomes text), the templates
 ``packed.cu``, ``strided.cu`` and ``table.cu`` with ``common.cuh`` before them; then :mod:`.many` (many
-tensors in one launch), :mod:`.sm3`, :mod:`.sm3_engine`, :mod:`.sm3_bind` and ``sm3*.cu``; :mod:`.leaves`,
-:mod:`.prepare`, :mod:`.gradients` and :mod:`.state` (what an optimizer needs around a step); then what a GPU
-adds: :mod:`.device`, :mod:`.cupy_device`, :mod:`.nvrtc`, :mod:`.store`. Importing this loads neither CuPy
-nor NVRTC.
+tensors in one launch), :mod:`.sm3`, :mod:`.sm3_engine`, :mod:`.sm3_bind` and ``sm3*.cu``; :mod:`.passes`
+and :mod:`.folds` (sums in the reference's order), on which stand :mod:`.row_wise`, :mod:`.adafactor` and
+:mod:`.low_rank` (with :mod:`.factors`), :mod:`.error_feedback` (``top_k*.cu``, ``feedback*.cu``);
+:mod:`.count_sketch`, its ``count_sketch_*.py`` and ``count_sketch*.cu``; :mod:`.microadam`, its engine,
+texts and ``microadam*.cu``; :mod:`.leaves`, :mod:`.prepare`, :mod:`.gradients` and :mod:`.state` (what an
+optimizer needs around a step); then what a GPU adds: :mod:`.device`, :mod:`.cupy_device`, :mod:`.nvrtc`,
+:mod:`.store`. What has no kernel is stepped by :mod:`memopt_ref.backends.cupy_host`. Importing this loads
+neither CuPy nor NVRTC.
 
 How a family of kernels is made:
 
@@ -26,8 +30,17 @@ How a family of kernels is made:
   NVRTC) and their mistakes to the mutants.
 """
 
-from . import adafactor, elementwise, sm3
+from . import adafactor, count_sketch, elementwise, error_feedback, low_rank, microadam, row_wise, sm3
 
-VARIANTS = (*elementwise.VARIANTS, *sm3.VARIANTS, *adafactor.VARIANTS)
+VARIANTS = (
+    *elementwise.VARIANTS,
+    *sm3.VARIANTS,
+    *adafactor.VARIANTS,
+    *row_wise.VARIANTS,
+    *error_feedback.VARIANTS,
+    *low_rank.VARIANTS,
+    *count_sketch.VARIANTS,
+    *microadam.VARIANTS,
+)
 
 __all__ = ["VARIANTS"]

@@ -12,18 +12,20 @@ No launch waits for the host, and no block for another: what one launch sums, th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from memopt_ref.parts.sums import LEAF, RUN
+from memopt_ref.parts.sums import LEAF
 from memopt_ref.rules.adafactor import Adafactor
 
 from ..numba_cpu.admit import decay_of
 from . import adafactor_bind as bind
-from .arrays import aligned, namespace, overlap, place, zeros
+from . import factors, folds, passes
+from .arrays import namespace, overlap, place
 from .device import Device
 from .engine import native_dtype
 
@@ -66,12 +68,7 @@ class Job(NamedTuple):
 
     def room(self, *shape: int) -> Any:
         """Memory for numbers of the compute dtype."""
-        return room(self.arrays["w"], shape, self.native)
-
-
-def room(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Memory where ``like`` lies."""
-    return namespace(like).empty(shape, dtype)
+        return folds.room(self.arrays["w"], shape, self.native)
 
 
 def step(
@@ -143,8 +140,7 @@ def _chosen(job: Job, make: Any, what: tuple[Any, ...], names: list[str], option
     """A pass with packs of four where every array has them."""
     columns = job.arrays["w"].shape[-1] if job.arrays["w"].ndim else 1
     packed = [job.arrays[x] for x in names if not (x == "r" and job.place == "rows")]
-    vec = 4 if columns % 4 == 0 and aligned(packed, 4) == 4 else 1
-    return make(*what, *options, job.block, vec)
+    return make(*what, *options, job.block, passes.pack(columns, packed))
 
 
 def _pass(
@@ -158,33 +154,13 @@ def _pass(
     job.device.launch(kernel, (grid,), (job.block,), args)
 
 
-def _small(job: Job, name: str, threads: int, args: tuple[Any, ...], more: int = 0) -> None:
-    """A launch between the passes: so many threads, and blocks beside theirs."""
-    blocks = -(-threads // bind.BLOCK) + more
-    if blocks:
-        kernel = bind.small(name, job.native, job.clamped)
-        job.device.launch(kernel, (blocks,), (bind.BLOCK,), args)
-
-
-def _folded(job: Job, sums: Any, most: int) -> Any:
-    """Rows of sums, brought to at most ``most`` a row."""
-    while sums.shape[-1] > most:
-        rows, columns = sums.shape
-        leaves = -(-columns // LEAF)
-        to = job.room(rows, leaves)
-        sizes = (np.int64(n) for n in (rows, columns, leaves))
-        _small(job, "leaves", 32 * rows * leaves, (sums, to, *sizes))
-        sums = to
-    return sums
-
-
 def _numbers(job: Job, sums: Any, scaled: bool, clipped: bool, decay: Any) -> Any:
     """What w is multiplied by, alpha and shrink, on the device."""
     rule, k = job.rule, job.k
     if scaled or clipped:
         # Both rows at once, or the one that holds sums; what is not summed is not read.
         some = slice(int(not scaled), 1 + int(clipped))
-        sums = _folded(job, sums[some], LEAF)
+        sums = folds.leaves(job.device, sums[some], LEAF)
     late = rule.weight_decay != 0 and rule.weight_decay_mode == "decoupled"
     keep = decay if job.before else k["one"] if late else job.number(rule.keep(k["rho"], k))
     found = job.room(len(bind.FOUND))
@@ -204,7 +180,8 @@ def _numbers(job: Job, sums: Any, scaled: bool, clipped: bool, decay: Any) -> An
         keep,
         job.number(rule.weight_decay if late else 0.0),
     )
-    _small(job, "numbers", 1, args)
+    kernel = bind.small("adafactor_numbers", job.native, job.clamped)
+    job.device.launch(kernel, (1,), (factors.BLOCK,), args)
     return found
 
 
@@ -218,22 +195,15 @@ def _factors(job: Job, pair: tuple[int, int], decay: Any) -> None:
     matrix = {x: arrays[x] if last else _ordered(arrays[x], (*axes, i, j)) for x in names}
     shape = arrays["w"].shape
     matrices, m, n = prod(shape[a] for a in axes), shape[i], shape[j]
-    leaves, strips = -(-n // LEAF), -(-m // RUN)
-    row_sums, column_sums = job.room(matrices * m, leaves), job.room(matrices, strips, n)
-    if matrices * m * n:
-        vec = 4 if n % 4 == 0 and aligned(list(matrix.values()), 4) == 4 else 1
-        kernel = bind.squares(job.l2, arrays["w"].dtype, arrays["g"].dtype, job.block, vec)
-        sizes = (np.int64(x) for x in (matrices, m, n, leaves, strips))
-        eps1 = job.number(0.0 if job.clamped else k["eps1"])
-        args = (*matrix.values(), row_sums, column_sums, *sizes, decay, eps1)
-        grid = -(-matrices * strips * leaves * 32 // job.block)
-        job.device.launch(kernel, (grid,), (job.block,), args)
-        row_sums, column_sums = _folded(job, row_sums, 1), _runs(job, column_sums, m)
-    else:
-        row_sums, column_sums = (zeros(arrays["w"], x, job.native) for x in (matrices * m, matrices * n))
+    extent = matrices, m, n
+    eps1 = job.number(0.0 if job.clamped else k["eps1"])
+    make = functools.partial(bind.squares, job.l2, arrays["w"].dtype, arrays["g"].dtype, job.block)
+    given = list(matrix.values()), extent, job.native, (decay, eps1), job.block
+    row_sums, column_sums = factors.sums(job.device, make, *given)
     R = arrays["R"] if last else _ordered(arrays["R"], _without(axes, i, j))
     C = arrays["C"] if last else _ordered(arrays["C"], _without(axes, j, i))
-    row, column = _inverse_roots(job, row_sums, column_sums, R, C, (matrices, m, n))
+    small = functools.partial(bind.small, native=job.native, clamped=job.clamped)
+    row, column = factors.averages(job.device, small, row_sums, column_sums, R, C, extent, k)
     if last:
         arrays |= {"r": row, "c": column}
         return
@@ -256,35 +226,3 @@ def _ordered(x: Any, order: tuple[int, ...]) -> Any:
 def _without(axes: tuple[int, ...], kept: int, gone: int) -> tuple[int, ...]:
     """The order of a factor's axes that puts ``kept`` last, the axis ``gone`` being absent."""
     return tuple(a - (gone < a) for a in (*axes, kept))
-
-
-def _runs(job: Job, runs: Any, height: int) -> Any:
-    """Runs of columns, brought to one a column."""
-    while runs.shape[1] > 1:
-        matrices, rows, columns = runs.shape
-        strips = -(-rows // RUN)
-        to = job.room(matrices, strips, columns)
-        sizes = (np.int64(x) for x in (matrices, rows, columns, strips))
-        _small(job, "runs", to.size, (runs, to, *sizes))
-        runs = to
-    return runs
-
-
-def _inverse_roots(
-    job: Job, row_sums: Any, column_sums: Any, R: Any, C: Any, extent: tuple[int, int, int]
-) -> tuple[Any, Any]:
-    """New R and C in place; r and c."""
-    matrices, m, n = extent
-    k, leaves = job.k, -(-m // LEAF)
-    row, column, sums = job.room(matrices * m), job.room(matrices * n), job.room(matrices, leaves)
-    first = -(-32 * matrices * leaves // bind.BLOCK)
-    wide, tall = job.number(max(n, 1)), job.number(max(m, 1))
-    sizes = tuple(np.int64(x) for x in (matrices, m, n, leaves))
-    numbers = k["one"], wide, tall, k["beta2"], k["fresh2"]
-    args = (row_sums, column_sums, R, C, sums, column, *sizes, np.int32(first), *numbers)
-    _small(job, "averages", matrices * n, args, more=first)
-    sums = _folded(job, sums, LEAF)
-    sizes = tuple(np.int64(x) for x in (matrices, m, leaves, sums.shape[-1]))
-    args = (R, sums, row, *sizes, k["one"], tall, k["eps1"])
-    _small(job, "relative", 32 * matrices * leaves, args)
-    return row, column

@@ -39,6 +39,17 @@ def zeros(like: Any, shape: Any, dtype: Any) -> Any:
         return namespace(like).zeros(shape, dtype)
 
 
+def empty(like: Any, shape: Any, dtype: Any) -> Any:
+    """A new array where ``like`` lies, for a kernel to write."""
+    with place(like):
+        return namespace(like).empty(shape, dtype)
+
+
+def to_host(x: Any) -> Any:
+    """A copy in the host's memory; what is there already as it is."""
+    return namespace(x).asnumpy(x) if library_of(x) == "cupy" else x
+
+
 def kept(like: Any, array: Any) -> Any:
     """A copy of a small array of the host, where ``like`` lies; the last few stay there.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from memopt_ref.errors import BackendError
 
@@ -54,6 +54,18 @@ class Device(Protocol):
         touched : sequence
             Arrays that the kernel finds through addresses in ``args``.
         """
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A device on which kernels can be timed: a GPU, and no other that ships."""
+
+    @property
+    def about(self) -> str:
+        """Name, capability, driver and compiler: what a measured time holds for."""
+
+    def clock(self) -> float:
+        """Seconds, once everything is done that was launched on the current stream before."""
 
 
 class Launch(NamedTuple):

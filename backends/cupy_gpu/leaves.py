@@ -8,14 +8,16 @@ import numpy as np
 
 from memopt_ref.errors import AliasError
 from memopt_ref.memory import overlaps_itself
+from memopt_ref.rules.base import Rule
+from memopt_ref.rules.sketch_state import SketchedRule
 
 from ..resolver import library_of
-from . import engine
-from .arrays import address, namespace, place
-from .prepare import Gradients
+from . import count_sketch, engine
+from .arrays import address, namespace, place, to_host
+from .gradients import Gradients
 from .state import init_leaf
 
-__all__ = ["LIBRARY", "Gradients", "check", "init_leaf", "placed", "shadow", "taken", "to_host"]
+__all__ = ["LIBRARY", "Gradients", "check", "check_step", "init_leaf", "placed", "shadow", "taken", "to_host"]
 
 LIBRARY = "cupy"
 
@@ -23,11 +25,6 @@ LIBRARY = "cupy"
 def taken(w: Any) -> Any:
     """The array itself."""
     return w
-
-
-def to_host(x: Any) -> Any:
-    """A copy in the host's memory, which a checkpoint is written from; counters are there already."""
-    return namespace(x).asnumpy(x) if library_of(x) == "cupy" else x
 
 
 def placed(x: Any, w: Any) -> Any:
@@ -53,6 +50,12 @@ def check(path: str, w: Any, first: Any) -> None:
     if overlaps_itself(w):
         advice = "Pass a copy: one place cannot be stepped twice."
         raise AliasError(where, "an array whose entries share memory", "one place an entry", advice)
+
+
+def check_step(rule: Rule, path: str, w: Any, g: Any, state: dict[str, Any]) -> None:
+    """Raise StabilityError if this step is known to diverge; the host may read row numbers."""
+    if isinstance(rule, SketchedRule):
+        count_sketch.check_step(rule, path, w, g, state)
 
 
 class _Place:

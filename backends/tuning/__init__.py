@@ -3,8 +3,8 @@
 A choice never changes a result, because only kernels with the bits of the reference compete, and each is
 compared with it before it is timed. ``MEMOPT_TUNE`` says when to measure: see :data:`MODES`. Read in this
 order: :mod:`.settle` (from a leaf to its kernel), :mod:`.key` (what a choice holds for), :mod:`.candidates`,
-:mod:`.inputs` and :mod:`.measure` (compared, then timed), :mod:`.machine` and :mod:`.store` (the next
-process), :mod:`.exchange` and :mod:`.ahead` (by hand).
+:mod:`.where`, :mod:`.inputs` and :mod:`.measure` (on the host or a device: compared, then timed),
+:mod:`.machine` and :mod:`.store` (the next process), :mod:`.exchange` and :mod:`.ahead` (by hand).
 """
 
 from __future__ import annotations

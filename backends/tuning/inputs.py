@@ -9,6 +9,8 @@ import numpy as np
 
 from memopt_ref.rules.base import Rule
 
+from .where import HOST, Where
+
 #: Entries of the tensor on which a kernel is compared with the reference, before it is timed.
 CHECKED = 2**17
 #: A prime, so that the repeated numbers meet every lane and every bucket.
@@ -43,7 +45,9 @@ def smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def make(rule: Rule, shape: tuple[int, ...], dtype: Any, layout: str, hard: bool) -> Tensor:
+def make(
+    rule: Rule, shape: tuple[int, ...], dtype: Any, layout: str, hard: bool, where: Where = HOST
+) -> Tensor:
     """A tensor, always the same for the same arguments.
 
     Parameters
@@ -57,15 +61,17 @@ def make(rule: Rule, shape: tuple[int, ...], dtype: Any, layout: str, hard: bool
     hard : bool
         Three gradients: two of numbers of many sizes, then one that holds NaN, infinities and denormals
         too. Otherwise one, of numbers with which a step can be repeated a thousand times.
+    where : Where
+        For the arrays, whose bits are the same everywhere.
     """
     rng = np.random.default_rng(0)
-    w = _laid(_numbers(rng, shape, hard), dtype, layout)
+    w = _laid(_numbers(rng, shape, hard), dtype, layout, where)
     size, count = (1, 3) if hard else (1e-2, 1)
     gradients = [_numbers(rng, shape, hard) * np.float32(size) for _ in range(count)]
     if hard:
         last = gradients[-1].reshape(-1)
         last[::RARE] = np.resize(np.array(SINGULAR, np.float32), last[::RARE].shape)
-    return Tensor(w, [_laid(g, dtype, layout) for g in gradients], rule.init_leaf(w))
+    return Tensor(w, [_laid(g, dtype, layout, where) for g in gradients], where.begin(rule, w))
 
 
 def _numbers(rng: np.random.Generator, shape: tuple[int, ...], hard: bool) -> Any:
@@ -75,13 +81,13 @@ def _numbers(rng: np.random.Generator, shape: tuple[int, ...], hard: bool) -> An
     return np.resize(period, shape)
 
 
-def _laid(x: Any, dtype: Any, layout: str) -> Any:
+def _laid(x: Any, dtype: Any, layout: str, where: Where) -> Any:
     with np.errstate(over="ignore"):
-        x = x.astype(dtype)
+        x = where.put(x.astype(dtype))
     if layout == "fortran":
-        return np.asfortranarray(x)
+        return where.library.asfortranarray(x)
     if layout == "strided" and x.ndim:
-        wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype)
+        wide = where.library.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype)
         view = wide[::2] if x.ndim == 1 else wide[..., : x.shape[-1]]
         view[...] = x
         return view

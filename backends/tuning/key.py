@@ -20,15 +20,21 @@ from memopt_ref.parts.schedule import Schedule
 from memopt_ref.parts.slots import Slot
 from memopt_ref.rules.base import Rule
 
+from .where import HOST, Where
+
 #: Bytes of parameter, gradient and state beyond which a step is a matter of the memory's speed alone, so that
-#: a larger tensor shares the largest bucket; and no more than this is taken for measuring.
-LARGEST = 2**26
+#: a larger tensor shares the largest bucket; and no more than this is taken for measuring. On the host, and
+#: on a device, whose caches are larger.
+LARGEST, LARGEST_THERE = 2**26, 2**28
 #: Hyper-parameters that change no kernel's speed.
 IDLE = frozenset({"learning_rate", "seed"})
 
 
 class Key(NamedTuple):
-    """A rule's options, its slots, the tensor's dtype, layout and bucket; threads; who competes."""
+    """A rule's options, its slots, the tensor's dtype, layout and bucket; threads; who competes.
+
+    On a device ``about`` says which one, and threads do not count.
+    """
 
     rule: str
     slots: str
@@ -37,13 +43,15 @@ class Key(NamedTuple):
     bucket: tuple[int, ...]
     threads: int
     candidates: str
+    about: str = ""
 
     @property
     def text(self) -> str:
         """All of it in one line."""
         sizes = ", ".join(str(2**b // 2) for b in self.bucket)
         size = f"{self.dtype}[{sizes}] and up to twice that, {self.layout}"
-        return f"{self.rule}; {self.slots}; {size}; {self.threads} threads; {self.candidates}"
+        runs = self.about or f"{self.threads} threads"
+        return f"{self.rule}; {self.slots}; {size}; {runs}; {self.candidates}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,7 +90,13 @@ def layout_of(w: Any) -> str:
 
 
 def key_of(
-    rule: Rule, shape: tuple[int, ...], dtype: Any, layout: str, names: Iterable[str], threads: int
+    rule: Rule,
+    shape: tuple[int, ...],
+    dtype: Any,
+    layout: str,
+    names: Iterable[str],
+    threads: int,
+    where: Where = HOST,
 ) -> Key:
     """The key of a tensor.
 
@@ -97,6 +111,8 @@ def key_of(
         Of the kernels that compete, the default first.
     threads : int
         How many may be used.
+    where : Where
+        The host, or a device.
 
     Examples
     --------
@@ -109,8 +125,9 @@ def key_of(
     whole = all(slot.is_counter or slot.shape == shape for slot in slots.values())
     lengths = (prod(shape),) if whole and layout == "c" else shape
     told = ", ".join(_slot(name, slot, shape) for name, slot in slots.items())
-    bucket = _within(rule, lengths, dtype)
-    return Key(_words(rule), told, np.dtype(dtype).name, layout, bucket, threads, ", ".join(names))
+    bucket = _within(rule, lengths, dtype, LARGEST if where is HOST else LARGEST_THERE)
+    kind, count = np.dtype(dtype).name, 0 if where.about else threads
+    return Key(_words(rule), told, kind, layout, bucket, count, ", ".join(names), where.about)
 
 
 def _slot(name: str, slot: Slot, shape: tuple[int, ...]) -> str:
@@ -119,14 +136,14 @@ def _slot(name: str, slot: Slot, shape: tuple[int, ...]) -> str:
     return f"{name} {slot.dtype}" + ("" if slot.shape == shape else f" of {len(slot.shape)} axes")
 
 
-def _within(rule: Rule, lengths: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """Bits of each length, the longest cut until all arrays have no more than ``LARGEST`` bytes."""
+def _within(rule: Rule, lengths: tuple[int, ...], dtype: Any, largest: int) -> tuple[int, ...]:
+    """Bits of each length, the longest cut until all arrays have no more than so many bytes."""
     bits = [n.bit_length() for n in lengths]
     while True:
         shape = tuple(map(middle, bits))
         nbytes = 2 * prod(shape) * np.dtype(dtype).itemsize
         nbytes += sum(slot.nbytes for slot in rule.slots(shape, dtype).values())
-        if nbytes <= LARGEST or max(bits, default=0) <= 1:
+        if nbytes <= largest or max(bits, default=0) <= 1:
             return tuple(bits)
         bits[bits.index(max(bits))] -= 1
 

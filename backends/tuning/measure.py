@@ -7,7 +7,6 @@ that falls far behind leaves the race, and the default stays unless it is beaten
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from memopt_ref.errors import BackendError
 from memopt_ref.rules.base import Rule
 
 from .. import numpy_ref
-from . import inputs, machine
+from . import inputs
 from .candidates import Candidate
 from .key import Key
+from .where import HOST, Where
 
 Clock = Callable[[], float]
 
@@ -59,7 +60,12 @@ class Result(NamedTuple):
 
 
 def compare(
-    rule: Rule, dtype: Any, key: Key, candidates: Sequence[Candidate], clock: Clock = time.perf_counter
+    rule: Rule,
+    dtype: Any,
+    key: Key,
+    candidates: Sequence[Candidate],
+    clock: Clock = time.perf_counter,
+    where: Where = HOST,
 ) -> Compared:
     """Hold every kernel against the reference, on small arrays of the key's kind.
 
@@ -74,6 +80,13 @@ def compare(
         The default first.
     clock : function
         Seconds; what compiling takes is not counted.
+    where : Where
+        For the kernels; the reference steps on the host.
+
+    Raises
+    ------
+    BackendError
+        No kernel is left, and the reference cannot step arrays of the device.
 
     Warns
     -----
@@ -82,18 +95,24 @@ def compare(
     """
     slow: dict[str, str] = {}
     wrong: dict[str, str] = {}
-    passed, seconds = _checked(rule.at(1), dtype, key, candidates, slow, wrong, clock)
+    passed, seconds = _checked(rule.at(1), dtype, key, candidates, slow, wrong, clock, where)
     seconds.setdefault(numpy_ref.VARIANTS[0].name, seconds[""])
     spent = sum(seconds.values()) - seconds[""]
     return Compared(_in_sight(passed, seconds, slow), slow, wrong, spent)
 
 
 def timed(
-    rule: Rule, dtype: Any, key: Key, compared: Compared, limit: float, clock: Clock = time.perf_counter
+    rule: Rule,
+    dtype: Any,
+    key: Key,
+    compared: Compared,
+    limit: float,
+    clock: Clock = time.perf_counter,
+    where: Where = HOST,
 ) -> Result:
     """Race the kernels that were compared, for so many seconds, or for one round if that takes longer."""
-    others = machine.company()
-    tensor = inputs.make(rule.at(1), key.shape, dtype, key.layout, hard=False)
+    others = where.company()
+    tensor = inputs.make(rule.at(1), key.shape, dtype, key.layout, False, where)
     default, steps = compared.candidates[0], [_repeated(c, rule, tensor) for c in compared.candidates]
     least, rounds = race(steps, 0, limit, clock)
     seconds = {c.label: s for c, s in zip(compared.candidates, least, strict=True)}
@@ -162,13 +181,14 @@ def _checked(
     slow: dict[str, str],
     wrong: dict[str, str],
     clock: Clock,
+    where: Where,
 ) -> tuple[list[Candidate], dict[str, float]]:
     """The candidates with the reference's bits, and what their steps on the small arrays took."""
     shape = inputs.smaller(key.shape)
     (reference,) = numpy_ref.VARIANTS
     passed: list[Candidate] = []
     seconds: dict[str, float] = {}
-    expected, seconds[""] = _trial(Candidate(reference, {}), rule, shape, dtype, key.layout, clock)
+    expected, seconds[""] = _trial(Candidate(reference, {}), rule, shape, dtype, key.layout, clock, HOST)
     for candidate in candidates:
         name = candidate.label
         if candidate.variant is reference:
@@ -180,7 +200,7 @@ def _checked(
             slow[name] = next(reason for fits, reason in refusals if not fits)
             continue
         try:
-            found, took = _trial(candidate, rule, shape, dtype, key.layout, clock)
+            found, took = _trial(candidate, rule, shape, dtype, key.layout, clock, where)
             defect = _difference(found, expected)
         except Exception as error:
             defect = f"it fails ({type(error).__name__}: {error})"
@@ -191,6 +211,9 @@ def _checked(
             continue
         seconds[name] = took
         passed.append(candidate)
+    if not passed and where is not HOST:
+        wanted, advice = "a kernel with the bits of the reference", "Please report this."
+        raise BackendError(where.about, f"none for {key.rule}", wanted, advice)
     if not passed:
         passed.append(Candidate(reference, {}))
     return passed, seconds
@@ -209,16 +232,22 @@ def _in_sight(passed: list[Candidate], seconds: dict[str, float], slow: dict[str
 
 
 def _trial(
-    candidate: Candidate, rule: Rule, shape: tuple[int, ...], dtype: Any, layout: str, clock: Clock
+    candidate: Candidate,
+    rule: Rule,
+    shape: tuple[int, ...],
+    dtype: Any,
+    layout: str,
+    clock: Clock,
+    where: Where,
 ) -> tuple[list[dict[str, Any]], float]:
     """What three steps write, and twice the time of the faster of the last two; the first may compile."""
-    w, gradients, state = inputs.make(rule, shape, dtype, layout, hard=True)
+    w, gradients, state = inputs.make(rule, shape, dtype, layout, True, where)
     written, times = [], []
     for g in gradients:
         begin = clock()
         candidate.step(rule, w, g, state)
         times.append(clock() - begin)
-        written.append(copy.deepcopy({"w": w, "the gradient": g, **state}))
+        written.append({n: where.snapshot(x) for n, x in {"w": w, "the gradient": g, **state}.items()})
     return written, 2 * min(times[1:])
 
 

@@ -22,13 +22,15 @@ from .candidates import candidates, label, names
 from .key import Key, key_of, layout_of
 from .machine import threads_available
 from .modes import mode
+from .where import HOST, Where, where_of
 
 if TYPE_CHECKING:
     from ..selection import Choice
     from .store import Entry
 
 #: Entries below which a tensor is stepped by the default: launching costs more there than any choice gains.
-SMALLEST = 2**16
+#: On a device smaller ones share a launch.
+SMALLEST, SMALLEST_THERE = 2**16, 2**20
 #: Seconds of measuring, compilation apart: for a key, and in a process.
 KEY_SECONDS, PROCESS_SECONDS = 0.25, 2.0
 #: Part of the processors that others may use while a speed is measured that is to be believed.
@@ -84,9 +86,10 @@ def settled(choice: Choice, rule: Rule, w: Any) -> Choice:
     Costs a look into a dict where the same shape was settled before in this process.
     """
     how = mode()
-    if how not in ("load", "auto", "force") or not worth_it(choice, w.size):
+    where = _where(choice, w) if how in ("load", "auto", "force") else None
+    if where is None:
         return choice
-    place = _place(choice, rule, w)
+    place = _place(choice, rule, w, where)
     try:
         found = _known.get(place)
     except TypeError:
@@ -94,27 +97,30 @@ def settled(choice: Choice, rule: Rule, w: Any) -> Choice:
         return choice
     if found is None:
         with _turn:
-            found = _known.get(place) or _decided(choice, rule.as_built, w, how)
+            found = _known.get(place) or _decided(choice, rule.as_built, w, how, where)
             _known[place] = found
     return applied(choice, found)
 
 
-def worth_it(choice: Choice, entries: int) -> bool:
-    """Whether a tensor is large enough, there is anything to choose from, and it has not been done.
+def _where(choice: Choice, w: Any) -> Where | None:
+    """Where to measure: if a tensor is large enough, there is anything to choose from, and it is not done.
 
-    On a device, or with other bits than the reference's, the default stays: neither is measured here.
+    With other bits than the reference's the default stays, and on a device without a clock.
     """
     anything = bool(choice.rivals) or bool(choice.variant.knobs)
-    fits = choice.backend.library == "numpy" and choice.variant.numerics == "bitwise"
-    return not choice.tuned and entries >= SMALLEST and anything and fits
+    if choice.tuned or w.size < SMALLEST or not anything or choice.variant.numerics != "bitwise":
+        return None
+    where = where_of(choice, w)
+    return where if where is HOST or w.size >= SMALLEST_THERE else None
 
 
 def recalled(choice: Choice, rule: Rule, w: Any) -> Choice:
     """The choice after what this process knows already."""
-    if mode() not in ("load", "auto", "force") or not worth_it(choice, w.size):
+    where = _where(choice, w) if mode() in ("load", "auto", "force") else None
+    if where is None:
         return choice
     try:
-        found = _known.get(_place(choice, rule, w))
+        found = _known.get(_place(choice, rule, w, where))
     except TypeError:
         return choice
     return choice if found is None else applied(choice, found)
@@ -132,16 +138,16 @@ def applied(choice: Choice, decision: Decision) -> Choice:
     )
 
 
-def _place(choice: Choice, rule: Rule, w: Any) -> Any:
-    return rule.as_built, w.shape, w.dtype, layout_of(w), names(choice), threads_available()
+def _place(choice: Choice, rule: Rule, w: Any, where: Where) -> Any:
+    return rule.as_built, w.shape, w.dtype, layout_of(w), names(choice), threads_available(), where.about
 
 
-def _decided(choice: Choice, rule: Rule, w: Any, how: str) -> Decision:
+def _decided(choice: Choice, rule: Rule, w: Any, how: str, where: Where) -> Decision:
     try:
-        key = key_of(rule, w.shape, w.dtype, layout_of(w), names(choice), threads_available())
+        key = key_of(rule, w.shape, w.dtype, layout_of(w), names(choice), threads_available(), where)
         if key not in _known:
             found = None if how == "force" else stored(choice, key)
-            _known[key] = found or _measured(choice, rule, w.dtype, key, how)
+            _known[key] = found or _measured(choice, rule, w.dtype, key, how, where)
         return _known[key]
     except Warning:
         raise
@@ -181,7 +187,7 @@ def decision_of(entry: Entry) -> Decision:
     return Decision(entry.variant, dict(entry.knobs), why)
 
 
-def _measured(choice: Choice, rule: Rule, dtype: Any, key: Key, how: str) -> Decision:
+def _measured(choice: Choice, rule: Rule, dtype: Any, key: Key, how: str, where: Where) -> Decision:
     """Measure and keep; the default if there may be no measuring now."""
     global _spent
     if how == "load":
@@ -191,7 +197,7 @@ def _measured(choice: Choice, rule: Rule, dtype: Any, key: Key, how: str) -> Dec
     left = min(KEY_SECONDS, PROCESS_SECONDS - _spent) if how == "auto" else KEY_SECONDS
     if left <= 0:
         return _default(choice, f"the {PROCESS_SECONDS:g} s that a process may measure are over")
-    entry, spent = measured(choice, rule, dtype, key, left, PROCESS_SECONDS, anew=how == "force")
+    entry, spent = measured(choice, rule, dtype, key, left, PROCESS_SECONDS, how == "force", where)
     _spent += spent
     if entry is None:
         return _default(choice, "another process was measuring")
@@ -210,6 +216,7 @@ def measured(
     seconds: float,
     patience: float,
     anew: bool,
+    where: Where = HOST,
 ) -> tuple[Entry | None, float]:
     """Measure a key and keep what was found, unless the machine was busy; or take what another process found.
 
@@ -223,6 +230,8 @@ def measured(
         Seconds to wait while another process measures.
     anew : bool
         Whatever is stored.
+    where : Where
+        The host, or a device of the parameter's.
 
     Returns
     -------
@@ -231,15 +240,15 @@ def measured(
     """
     from . import measure, store
 
-    everybody = candidates(choice)
-    compared = measure.compare(rule, dtype, key, everybody, clock)
+    everybody, ticks = candidates(choice), where.clock or clock
+    compared = measure.compare(rule, dtype, key, everybody, ticks, where)
     begin, limit = clock(), seconds - compared.spent
     with _one_at_a_time(patience) as alone:
         if not alone:
             return None, compared.spent + clock() - begin
         if not anew and stored(choice, key) is not None and (entry := store.read(key.text)) is not None:
             return entry, compared.spent + clock() - begin
-        result = measure.timed(rule, dtype, key, compared, limit, clock)
+        result = measure.timed(rule, dtype, key, compared, limit, ticks, where)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry = store.Entry(
             key=key.text,

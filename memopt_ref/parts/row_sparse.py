@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,23 @@ from ..errors import BackendError, RowIndexError, ShapeError, StructureError
 _HOST = (1, 3)
 
 
+def _is_cupys(x: Any) -> bool:
+    """Whether ``x`` is an array of CuPy, which is loaded if there is one."""
+    return isinstance(x, getattr(sys.modules.get("cupy"), "ndarray", ()))
+
+
+def _taken(name: str, x: Any) -> Any:
+    """An array of CuPy's as it is, any other as NumPy's."""
+    return x if _is_cupys(x) else _on_host(name, x)
+
+
 def _on_host(name: str, x: Any) -> NDArray[Any]:
     device = getattr(x, "__dlpack_device__", None)
     if device is not None and not isinstance(x, np.ndarray) and device()[0] not in _HOST:
-        advice = "Copy them yourself: a device array is never copied to the host silently."
+        advice = (
+            "Copy them yourself, or pass cupy.from_dlpack(x) for parameters of CuPy's: nothing is copied "
+        )
+        advice += "from a device silently."
         raise BackendError("RowSparse", f"{name} on a device", f"{name} in host memory", advice)
     arrays = tree.elsewhere((x,))
     return np.asarray(x) if arrays is None else np.asarray(arrays.as_numpy(x, where=f"RowSparse {name}"))
@@ -45,7 +59,12 @@ class RowSparse:
     ShapeError
         ``rows`` does not have the shape [k, *shape[1:]].
     BackendError
-        ``indices`` or ``rows`` lie on a device.
+        ``indices`` or ``rows`` lie on a device and are not CuPy's, or one does and the other not.
+
+    Notes
+    -----
+    Two arrays of CuPy's on one device stay there, for an optimizer of parameters on that device; the host
+    reads back whether an index is out of range. What else this class does is for the host's memory.
 
     Examples
     --------
@@ -61,7 +80,11 @@ class RowSparse:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        indices, rows = _on_host("indices", self.indices), _on_host("rows", self.rows)
+        indices, rows = _taken("indices", self.indices), _taken("rows", self.rows)
+        there = _is_cupys(indices)
+        if there != _is_cupys(rows) or (there and indices.device != rows.device):
+            got = "indices and rows in two places"
+            raise BackendError("RowSparse", got, "both on one device", "Copy one of them yourself.")
         shape = tuple(int(n) for n in self.shape)
         where = "RowSparse"
         if len(shape) == 0:
@@ -72,9 +95,12 @@ class RowSparse:
         if rows.shape != (indices.size, *shape[1:]):
             wanted = f"rows of shape {(indices.size, *shape[1:])}"
             raise ShapeError(where, f"rows of shape {rows.shape}", wanted, "Pass one row for each index.")
-        if indices.size and not (indices.min() >= 0 and indices.max() < shape[0]):
-            bad = indices[(indices < 0) | (indices >= shape[0])][0]
-            raise RowIndexError(where, f"row {bad}", f"rows in [0, {shape[0]})", "Check the vocabulary size.")
+        # On a device the host waits for one answer only.
+        if indices.size and (there or not (indices.min() >= 0 and indices.max() < shape[0])):
+            bad = indices[(indices < 0) | (indices >= shape[0])]
+            if bad.size:
+                got, wanted = f"row {int(bad[0])}", f"rows in [0, {shape[0]})"
+                raise RowIndexError(where, got, wanted, "Check the vocabulary size.")
         object.__setattr__(self, "indices", indices.astype(np.int64, copy=False))
         object.__setattr__(self, "rows", rows)
         object.__setattr__(self, "shape", shape)
@@ -86,15 +112,31 @@ class RowSparse:
 
     @property
     def is_coalesced(self) -> bool:
-        """Whether the indices ascend strictly."""
-        return bool(np.all(self.indices[1:] > self.indices[:-1]))
+        """Whether the indices ascend strictly; on a device the host waits for the answer."""
+        return "_ascends" in self.__dict__ or bool((self.indices[1:] > self.indices[:-1]).all())
+
+    @classmethod
+    def _of(cls, indices: Any, rows: Any, shape: tuple[int, ...]) -> RowSparse:
+        """Ascending indices and their rows, which have been checked."""
+        made = object.__new__(cls)
+        made.__dict__.update(indices=indices, rows=rows, shape=shape, _ascends=True)
+        return made
 
     def astype(self, dtype: Any) -> RowSparse:
         """The same gradient with rows of another dtype."""
         return RowSparse(self.indices, self.rows.astype(dtype, copy=False), self.shape)
 
     def coalesced(self) -> RowSparse:
-        """Ascending indices, each once; duplicates are added in the order in which they occur, from +0."""
+        """Ascending indices, each once; duplicates are added in the order in which they occur, from +0.
+
+        Raises
+        ------
+        BackendError
+            The gradient lies on a device; an optimizer adds its duplicates there.
+        """
+        if _is_cupys(self.rows):
+            advice = "Step parameters of CuPy's with an Optimizer, or copy the gradient to the host yourself."
+            raise BackendError("RowSparse", "rows on a device", "rows in host memory", advice)
         if self.is_coalesced:
             return self
         indices, place = np.unique(self.indices, return_inverse=True)

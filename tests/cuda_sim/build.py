@@ -62,6 +62,7 @@ _ALWAYS = (
     "-fPIC",
     "-g1",
     "-gdwarf-4",
+    "-fno-var-tracking",
     "-fno-math-errno",
     "-fno-strict-aliasing",
     "-fno-stack-protector",

@@ -18,21 +18,38 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from memopt_ref.backends.cupy_gpu import (
     adafactor_bind,
     adafactor_engine,
+    count_sketch_bind,
+    count_sketch_rows,
     cubin,
     elementwise,
+    error_feedback_engine,
+    folds,
+    low_rank_bind,
+    low_rank_engine,
+    microadam_bind,
+    microadam_engine,
     nvrtc,
+    passes,
     prepare,
+    row_wise_bind,
+    row_wise_engine,
     sm3_bind,
 )
+from memopt_ref.backends.cupy_gpu import error_feedback_bind as feedback_bind
 from memopt_ref.backends.cupy_gpu.bind import Shape, bind
+from memopt_ref.backends.cupy_gpu.count_sketch_bind import Form, Table
 from memopt_ref.backends.cupy_gpu.engine import native_dtype, thumb
 from memopt_ref.backends.cupy_gpu.kernel import Kernel
 from memopt_ref.backends.cupy_gpu.sm3_engine import BLOCK, Tile
+from memopt_ref.backends.numba_cpu.admit import decay_of
 from memopt_ref.rules.adam import adam
 from memopt_ref.rules.elementwise import Elementwise
+from memopt_ref.rules.microadam import MicroAdam
 from memopt_ref.rules.sgd import sgd
 from tests.table import DTYPES, all_cases, dtype_of
 
@@ -103,9 +120,142 @@ def adafactor_kernels() -> Iterator[tuple[str, Kernel]]:
     yield "adafactor_update float32 own", adafactor_bind.update("own", False, False, *options)
     yield "adafactor_step float32 own mean", adafactor_bind.step("own", False, False, "step", *options)
     yield "adafactor_squares float32 narrow", adafactor_bind.squares(False, *options[:3], 1)
-    for name in ("leaves", "runs", "averages", "relative", "numbers"):
+    for name in ("factor_averages", "factor_ratios", "adafactor_numbers"):
         for dtype in (F32, F64):
-            yield f"adafactor_{name} {dtype}", adafactor_bind.small(name, dtype)
+            yield f"{name} {dtype}", adafactor_bind.small(name, dtype)
+
+
+def row_wise_kernels() -> Iterator[tuple[str, Kernel]]:
+    """Short rows in each dtype, the passes over others, and what settles their numbers."""
+    block = row_wise_engine.BLOCK
+    for dtype in map(dtype_of, DTYPES):
+        options = dtype, dtype, block, 4
+        yield f"row_wise_rows {dtype}", row_wise_bind.rows("none", False, *options)
+        yield f"row_wise_squares {dtype}", row_wise_bind.squares(False, *options)
+        yield f"row_wise_step {dtype}", row_wise_bind.step("none", True, *options)
+    options = F32, F32, block
+    yield "row_wise_rows float32 l2 listed", row_wise_bind.rows("l2", True, *options, 4)
+    yield "row_wise_rows float32 narrow", row_wise_bind.rows("none", False, *options, 1)
+    yield "row_wise_step float32 of a tensor", row_wise_bind.step("factor", False, *options, 4)
+    for dtype in (F32, F64):
+        yield f"row_wise_settle {dtype}", row_wise_bind.settle(dtype, block)
+
+
+def error_feedback_kernels() -> Iterator[tuple[str, Kernel]]:
+    """Argument and step in each dtype, other compressors and rules in float32, and what is between them."""
+    block, wide = error_feedback_engine.BLOCK, (("float32", F32), ("float64", F64))
+    for dtype in map(dtype_of, DTYPES):
+        options = dtype, dtype, block, 4
+        argument = feedback_bind.argument("descent", False)
+        yield f"feedback_argument {dtype}", passes.one(argument, *options)
+        step = feedback_bind.step("top-k", "descent", True, "none")
+        yield f"feedback_step {dtype}", passes.one(step, *options)
+    for compressor, rule, decay in (
+        ("top-k", "adam", "factor"),
+        ("sign", "ef21", "l2"),
+        ("one-bit", "descent", "none"),
+    ):
+        step = feedback_bind.step(compressor, rule, rule != "ef21", decay)
+        yield f"feedback_step float32 {compressor} {rule}", passes.one(step, F32, F32, block, 4)
+    narrow = passes.one(feedback_bind.step("top-k", "adam", True, "factor"), F32, F32, block, 1)
+    yield "feedback_step float32 narrow", narrow
+    for name, dtype in wide:
+        yield f"feedback_magnitudes {name}", passes.one(feedback_bind.MAGNITUDES, dtype, dtype, block, 4)
+        for part in ("block", "digits", "narrow", "ties", "last"):
+            yield f"top_k_{part} {name}", feedback_bind.top_k(part, dtype)
+        for part in ("sides", "means"):
+            yield f"feedback_{part} {name}", feedback_bind.small(part, dtype, dtype)
+        for part, sizes in (("decode", {}), ("bounds", {}), ("encode", {"STOCHASTIC": 0})):
+            yield f"feedback_{part} {name}", feedback_bind.small(part, dtype, BF16, **sizes)
+    yield "feedback_encode float32 random", feedback_bind.small("encode", F32, BF16, STOCHASTIC=1)
+
+
+def low_rank_kernels() -> Iterator[tuple[str, Kernel]]:
+    """Sums and step in each dtype, and what is between them."""
+    for dtype in map(dtype_of, DTYPES):
+        options = dtype, dtype, low_rank_engine.BLOCK, 4
+        yield f"low_rank_squares {dtype}", low_rank_bind.squares(False, *options)
+        yield f"low_rank_step {dtype}", low_rank_bind.step(True, "none", *options)
+    options = F32, F32, low_rank_engine.BLOCK, 1
+    yield "low_rank_step float32 narrow", low_rank_bind.step(False, "factor", *options)
+    for name in ("factor_averages", "factor_ratios"):
+        for dtype in (F32, F64):
+            yield f"{name} {dtype} low rank", low_rank_bind.small(name, dtype)
+
+
+def fold_kernels() -> Iterator[tuple[str, Kernel]]:
+    """What brings sums of leaves and of runs to one number."""
+    for name in ("fold_leaves", "fold_runs"):
+        for dtype in (F32, F64):
+            yield f"{name} {dtype}", passes.fold(name, dtype, folds.BLOCK)
+
+
+def count_sketch_kernels() -> Iterator[tuple[str, Kernel]]:
+    """Adam's in each dtype, those of other options in float32, and the kernels around them."""
+    binds, tables = count_sketch_bind, (Table("m", "asked"), Table("v", "asked", "min"))
+    m = Form(3, "median", False, binds.by_mean, False, False, False)
+    v = m._replace(combine="min", squares=True)
+    shape = count_sketch_rows.DEFAULT
+    for dtype in map(dtype_of, DTYPES):
+        size = shape.block, min(shape.vec, 16 // native_dtype(dtype).itemsize)
+        for name, form in (("m", m), ("v", v)):
+            kernel = binds.of_moment("increments", form, dtype, dtype, *size, False)
+            yield f"count_sketch_increments {dtype} {name}", kernel
+        kernel = binds.step(binds.adam, tables, 3, "none", dtype, dtype, *size)
+        yield f"count_sketch_step {dtype}", kernel
+        yield f"count_sketch_active {dtype}", binds.of_moment("active", v, dtype, dtype, size[0], 1, False)
+    of, size = (F32, F32), (shape.block, shape.vec)
+    for dtype in (F32, F64):
+        own = shape.block, 16 // dtype.itemsize
+        for scan in (False, True):
+            kernel = binds.of_moment("scatter", m, dtype, dtype, *own, False, scan)
+            yield f"count_sketch_scatter {dtype}{' scan' if scan else ''}", kernel
+        yield f"count_sketch_scale {dtype}", binds.small("scale", dtype, count_sketch_rows.BLOCK)
+    yield "count_sketch_rest float32", binds.small("rest", F32, count_sketch_rows.BLOCK)
+    yield "count_sketch_locate", binds.of_moment("locate", m, *of, count_sketch_rows.BLOCK, 1, False)
+    for name, form in (
+        ("global", v._replace(delta=None)),
+        ("by row", m._replace(by_row=True)),
+        ("by row scan", m._replace(by_row=True)),
+    ):
+        kernel = binds.of_moment("scatter", form, *of, *size, True, name.endswith("scan"))
+        yield f"count_sketch_scatter float32 l2 {name}", kernel
+    walk = count_sketch_rows.WALK
+    for name, form in (
+        ("sequential", m._replace(sequential=True)),
+        ("conservative", v._replace(delta=None, conservative=True)),
+    ):
+        yield f"count_sketch_walk float32 {name}", binds.of_moment("walk", form, *of, walk, 1, False)
+    deep = m._replace(depth=5)
+    yield "count_sketch_increments float32 five", binds.of_moment("increments", deep, *of, *size, True)
+    yield "count_sketch_step float32 five", binds.step(binds.adam, tables, 5, "factor", *of, *size)
+    slot = (Table("m", "slot"), tables[1])
+    yield "count_sketch_step float32 dense m", binds.step(binds.adam_dense, slot, 3, "l2", *of, *size)
+
+
+def microadam_kernels() -> Iterator[tuple[str, Kernel]]:
+    """The default in each dtype and each block of threads; decays; what does not stay in registers."""
+
+    def aligned(dtype, size: int) -> Any:
+        room = np.zeros(256, np.uint8)
+        first = room[-room.ctypes.data % 64 :][:64].view(dtype)
+        return np.lib.stride_tricks.as_strided(first, (size,), (0,))
+
+    def kernel(rule: MicroAdam, dtype, size: int = 8192, block: int = 256) -> Kernel:
+        arrays = {"w": aligned(dtype, size), "g": aligned(dtype, size), "e": aligned(np.uint8, size // 2)}
+        dense = decay_of(rule, arrays["w"])[0] == "factor"
+        form = microadam_engine.form_of(rule, arrays, microadam_engine.Tile(block), dense)
+        return microadam_bind.microadam(form, dtype, dtype)
+
+    for dtype in map(dtype_of, DTYPES):
+        yield f"microadam {dtype}", kernel(MicroAdam(), dtype)
+        yield f"microadam {dtype} memory", kernel(MicroAdam(bucket=80, block=640), dtype)
+    for block in (128, 512):
+        yield f"microadam float32 of {block}", kernel(MicroAdam(), F32, block=block)
+    for mode in ("decoupled", "l2"):
+        yield f"microadam float32 {mode}", kernel(MicroAdam(weight_decay=0.1, weight_decay_mode=mode), F32)
+    yield "microadam float32 exact", kernel(MicroAdam(error_bits=None), F32)
+    yield "microadam float32 far", kernel(MicroAdam(block=32768), F32, 65536)
 
 
 def prepare_kernels() -> Iterator[tuple[str, Kernel]]:
@@ -121,7 +271,18 @@ def prepare_kernels() -> Iterator[tuple[str, Kernel]]:
 
 def kernels() -> dict[str, Kernel]:
     """All kernels that are held against the table, by what the table calls them."""
-    listed = [*elementwise_kernels(), *sm3_kernels(), *prepare_kernels(), *adafactor_kernels()]
+    listed = [
+        *elementwise_kernels(),
+        *sm3_kernels(),
+        *prepare_kernels(),
+        *adafactor_kernels(),
+        *fold_kernels(),
+        *row_wise_kernels(),
+        *error_feedback_kernels(),
+        *low_rank_kernels(),
+        *count_sketch_kernels(),
+        *microadam_kernels(),
+    ]
     assert len(dict(listed)) == len(listed), "two kernels of one name"
     return dict(listed)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import memopt_ref as mo
-from memopt_ref.backends.cupy_gpu import adafactor, adafactor_bind, adafactor_engine
+from memopt_ref.backends.cupy_gpu import adafactor, adafactor_bind, adafactor_engine, factors, folds, passes
 from memopt_ref.backends.cupy_gpu.device import RecordingDevice
 from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
@@ -27,14 +27,14 @@ SHAPES = ((), (1,), (5,), (1031,), (7, 3), (1, 4), (4, 1), (70, 520), (3, 66, 9)
 @pytest.fixture(autouse=True)
 def _memory_is_never_clean(monkeypatch):
     """What a launch does not write is NaN, as on a device it may be anything."""
-    room = adafactor_engine.room
+    room = folds.room
 
     def poisoned(*arguments):
         x = room(*arguments)
         x[...] = np.nan
         return x
 
-    monkeypatch.setattr(adafactor_engine, "room", poisoned)
+    monkeypatch.setattr(folds, "room", poisoned)
 
 
 def gradients(shape, dtype="float32"):
@@ -147,10 +147,10 @@ def test_it_moves_20_bytes_an_entry_and_4_more_for_the_size_of_the_parameter():
     room = np.zeros(2 * shape[0] * shape[1] + 64, np.float32)
     w, g = room[(-room.ctypes.data % 256) // 4 :][: 2 * shape[0] * shape[1]].reshape(2, *shape)
     g[...] = hard(shape, share=0)
-    for rule, passes in ((mo.Adafactor(scale_parameter=False), 20), (mo.Adafactor(), 24)):
+    for rule, wanted in ((mo.Adafactor(scale_parameter=False), 20), (mo.Adafactor(), 24)):
         device = Counting("check")
         adafactor_engine.step(device, rule, w, g, rule.init_leaf(w), 1)
-        assert passes <= device.moved / w.size < 1.05 * passes
+        assert wanted <= device.moved / w.size < 1.05 * wanted
 
 
 @simulated
@@ -162,10 +162,10 @@ def test_few_launches_and_only_those_that_an_option_needs():
         adafactor_engine.step(device, rule, w, w.copy(), rule.init_leaf(w), 1)
         return [launch.kernel.name.removeprefix("adafactor_") for launch in device.launches]
 
-    factors = ["squares", "leaves", "runs", "averages", "relative"]
-    assert launches(mo.Adafactor()) == ["size", *factors, "update", "leaves", "numbers", "step"]
+    factors = ["squares", "fold_leaves", "fold_runs", "factor_averages", "factor_ratios"]
+    assert launches(mo.Adafactor()) == ["size", *factors, "update", "fold_leaves", "numbers", "step"]
     assert launches(RULES["adafactor-fixed"]) == [*factors, "numbers", "step"]
-    assert launches(mo.Adafactor(factored=False)) == ["size", "update", "leaves", "numbers", "step"]
+    assert launches(mo.Adafactor(factored=False)) == ["size", "update", "fold_leaves", "numbers", "step"]
 
 
 @simulated
@@ -226,16 +226,16 @@ MISTAKES = {
     "a pack across the end of the row": ("pass.cu", "if (column + n < columns)", "if (column < columns)"),
     "the columns of another matrix": ("pass.cu", "row / height * columns", "0 * height"),
     "a warp too many": ("pass.cu", "warp >= rows * leaves", "warp > rows * leaves"),
-    "sums by every lane": ("squares.cu", "if (threadIdx.x % 32 == 0)", "if (threadIdx.x % 32 < 2)"),
-    "every run from the matrix' top": ("squares.cu", "height + strip % strips * RUN", "height"),
-    "a run of 63": ("squares.cu", "left < RUN ? (int)left : RUN", "left < RUN ? (int)left : RUN - 1"),
-    "a run from its end": ("runs.cu", "from[(first + step) *", "from[(first + steps - 1 - step) *"),
-    "runs beyond the matrix": ("runs.cu", "left < RUN ? (int)left : RUN", "RUN"),
-    "means over the other axis": ("averages.cu", "column_sums[at] / tall_", "column_sums[at] / wide_"),
-    "old R in the mean": ("averages.cu", "lanes[n] + v", "lanes[n] + row_sums[at]"),
-    "r from another matrix' mean": ("relative.cu", "sums + warp / leaves * parts", "sums"),
-    "the clip's sum for the size": ("numbers.cu", "leaf_of(of_u, parts)", "leaf_of(of_w, parts)"),
-    "eps2 left out": ("numbers.cu", "maximum(eps2_, ", "(Real)("),
+    "sums by every lane": ("both_sums.cu", "if (threadIdx.x % 32 == 0)", "if (threadIdx.x % 32 < 2)"),
+    "every run from the matrix' top": ("both_sums.cu", "height + strip % strips * RUN", "height"),
+    "a run of 63": ("both_sums.cu", "left < RUN ? (int)left : RUN", "left < RUN ? (int)left : RUN - 1"),
+    "a run from its end": ("fold_runs.cu", "from[(first + step) *", "from[(first + steps - 1 - step) *"),
+    "runs beyond the matrix": ("fold_runs.cu", "left < RUN ? (int)left : RUN", "RUN"),
+    "means over the other axis": ("factor_averages.cu", "column_sums[at] / tall_", "column_sums[at] / wide_"),
+    "old R in the mean": ("factor_averages.cu", "lanes[n] + v", "lanes[n] + row_sums[at]"),
+    "r from another matrix' mean": ("factor_ratios.cu", "sums + warp / leaves * parts", "sums"),
+    "the clip's sum for the size": ("adafactor_numbers.cu", "leaf_of(of_u, parts)", "leaf_of(of_w, parts)"),
+    "eps2 left out": ("adafactor_numbers.cu", "maximum(eps2_, ", "(Real)("),
 }  # fmt: skip
 
 
@@ -243,19 +243,25 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_kernels_is_caught(name, monkeypatch):
     file, right, wrong = MISTAKES[name]
-    text = adafactor_bind.text
+    text = passes.text
 
     def spoiled(asked):
         found = text(asked)
-        if asked != f"adafactor_{file}":
+        if asked != file:
             return found
         if right not in found:
             raise LookupError(f"{right!r} is not in {asked}")
         return found.replace(right, wrong)
 
-    monkeypatch.setattr(adafactor_bind, "text", spoiled)
-    for make in ("size", "update", "step", "squares", "small"):
-        monkeypatch.setattr(adafactor_bind, make, getattr(adafactor_bind, make).__wrapped__)
+    for module in (passes, factors):
+        monkeypatch.setattr(module, "text", spoiled)
+    for module, makers in (
+        (adafactor_bind, ("size", "update", "step", "squares")),
+        (passes, ("one", "both", "fold")),
+        (factors, ("small",)),
+    ):
+        for make in makers:
+            monkeypatch.setattr(module, make, getattr(module, make).__wrapped__)
     with pytest.raises((AssertionError, KernelError)):
         steps_of_every_kind()
 

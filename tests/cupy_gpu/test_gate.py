@@ -121,7 +121,7 @@ def test_each_operation_is_rounded_by_itself_and_to_nearest(kernels):
         "centred_momentum_packed bfloat16",
         "sm3 float32",
         "adafactor_update float32 own",
-        "adafactor_relative float32",
+        "factor_ratios float32",
     ):
         text = ptx(kernels[name])
         assert loose(text) == []

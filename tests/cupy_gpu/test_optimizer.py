@@ -1,82 +1,27 @@
-"""The optimizer on device arrays, through the doors that it opens for them: a stand-in for CuPy's arrays.
-
-A stand-in's memory is the host's, so the simulated device can step it; it is told from NumPy's arrays by its
-type alone, as CuPy's are, and what would copy it to the host silently fails.
-"""
+"""The optimizer on device arrays, through the doors that it opens for them: see :mod:`.stand_in`."""
 
 from __future__ import annotations
-
-import contextlib
-import sys
-import types
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import memopt_ref as mo
-from memopt_ref import backends, optimizer
-from memopt_ref.backends import resolver
+from memopt_ref import optimizer
 from memopt_ref.backends.cupy_gpu.device import instead
 from memopt_ref.errors import AliasError, BackendError, NonFiniteError
 from tests.cuda_sim.device import SimulatedDevice
 from tests.cupy_gpu.machines import simulated
+from tests.cupy_gpu.stand_in import Stand, install, on_device, plain
 from tests.numba_cpu.inputs import same_bits
 
 pytestmark = simulated
 
 
-class Where(NamedTuple):
-    id: int
-
-
-class Pointer(NamedTuple):
-    ptr: int
-
-
-class Stand(np.ndarray):
-    """An array of the stand-in library, on device 0 if nothing else is said."""
-
-    number = 0
-
-    @property
-    def device(self):
-        return Where(self.number)
-
-    @property
-    def data(self):
-        return Pointer(self.ctypes.data)
-
-
-def on_device(x):
-    return np.array(x).view(Stand)
-
-
-def plain(x):
-    return x.view(np.ndarray) if isinstance(x, Stand) else x
-
-
-def standing(function):
-    return lambda *a, **o: function(*a, **o).view(Stand)
-
-
 @pytest.fixture
 def cupy(monkeypatch):
     """A module ``cupy`` whose arrays are stand-ins."""
-    module = types.ModuleType("cupy")
-    module.ndarray = Stand
-    for name in ("zeros", "empty", "array", "asarray", "ascontiguousarray", "argsort", "flatnonzero"):
-        setattr(module, name, standing(getattr(np, name)))
-    module.asnumpy = lambda x: np.array(x.view(np.ndarray))
-    stream = types.SimpleNamespace(ptr=0)
-    module.cuda = types.SimpleNamespace(
-        Device=lambda number: contextlib.nullcontext(), get_current_stream=lambda: stream
-    )
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(resolver, "_known", {Stand: "cupy"})
-    monkeypatch.setattr(backends.registry.Backend, "available", lambda self: (True, "ready"))
     with instead(SimulatedDevice()):
-        yield module
+        yield install(monkeypatch)
 
 
 SHAPES = {"embedding": (30, 8), "weight": (17, 12), "bias": (17,), "scale": ()}

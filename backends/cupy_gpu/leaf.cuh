@@ -32,9 +32,3 @@ __device__ __forceinline__ long long warp_of_grid()
 {
     return (long long)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
 }
-
-// 1 / sqrt x; at 0 infinity where a clamp follows, else 0.
-__device__ __forceinline__ Real inverse_root(const Real x, const Real one)
-{
-    return CLAMPED ? one / square_root(x) : ratio(one, square_root(x));
-}

@@ -1,7 +1,7 @@
 // Runs of 64 down columns: a thread a run of a column.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    adafactor_runs(const Real *__restrict__ from, Real *runs, const long long matrices,
-                   const long long height, const long long columns, const long long strips)
+    fold_runs(const Real *__restrict__ from, Real *runs, const long long matrices,
+              const long long height, const long long columns, const long long strips)
 {
     const long long thread = (long long)blockIdx.x * BLOCK + threadIdx.x;
     if (thread >= matrices * strips * columns)

@@ -1,9 +1,9 @@
-// The sums of squares along rows and down columns in one reading: a warp walks down a run of 64 rows of a
+// Sums along rows and down columns in one reading: a warp walks down a run of 64 rows of a
 // leaf's columns. sums: a number for each row and leaf; runs: for each matrix, run and column.
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    adafactor_squares($pointers, Real *sums, Real *runs, const long long matrices, const long long height,
-                      const long long columns, const long long leaves, const long long strips$numbers)
+    $name($pointers, Real *sums, Real *runs, const long long matrices, const long long height,
+          const long long columns, const long long leaves, const long long strips$numbers)
 {
     const long long warp = warp_of_grid();
     if (warp >= matrices * strips * leaves)
@@ -23,12 +23,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
         for (int k = 0; k < LEAF / LANES; ++k) {
 #if VEC == 4
             if (column + k * LANES < columns)
-                square<4>($passed, from + k * LANES, lanes, run[k]);
+                pass<4>($passed, from + k * LANES, lanes, run[k]);
 #else
 #pragma unroll
             for (int n = 0; n < 4; ++n)
                 if (column + k * LANES + n < columns)
-                    square<1>($passed, from + k * LANES + n, lanes + n, run[k] + n);
+                    pass<1>($passed, from + k * LANES + n, lanes + n, run[k] + n);
 #endif
         }
         const Real sum = joined(lanes);

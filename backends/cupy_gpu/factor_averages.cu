@@ -1,11 +1,11 @@
-// New R and C from the sums of squares; the leaves of R, and c. The first blocks have a leaf of R a warp,
-// the others a column a thread.
+// New R and C from the sums of squares; the leaves of R, and what c is to the step. The first blocks have a
+// leaf of R a warp, the others a column a thread.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    adafactor_averages(const Real *__restrict__ row_sums, const Real *__restrict__ column_sums, Real *R,
-                       Real *C, Real *leaves_of_R, Real *c, const long long matrices,
-                       const long long height, const long long columns, const long long leaves,
-                       const int first_blocks, const Real one_, const Real wide_, const Real tall_,
-                       const Real beta2_, const Real fresh2_)
+    factor_averages(const Real *__restrict__ row_sums, const Real *__restrict__ column_sums, Real *R,
+                    Real *C, Real *leaves_of_R, Real *c, const long long matrices,
+                    const long long height, const long long columns, const long long leaves,
+                    const int first_blocks, const Real one_, const Real wide_, const Real tall_,
+                    const Real beta2_, const Real fresh2_)
 {
     if ((int)blockIdx.x < first_blocks) {
         const long long warp = warp_of_grid();
@@ -34,5 +34,5 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
         return;
     const Real v = averaged(C[at], column_sums[at] / tall_, beta2_, fresh2_);
     C[at] = v;
-    c[at] = inverse_root(v, one_);
+    c[at] = column_of(v, one_);
 }

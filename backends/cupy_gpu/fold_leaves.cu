@@ -1,7 +1,7 @@
 // Leaves of rows of numbers: a warp a leaf.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    adafactor_leaves(const Real *__restrict__ from, Real *sums, const long long rows, const long long columns,
-                     const long long leaves)
+    fold_leaves(const Real *__restrict__ from, Real *sums, const long long rows, const long long columns,
+                const long long leaves)
 {
     const long long warp = warp_of_grid();
     if (warp >= rows * leaves)
