@@ -35,7 +35,7 @@ QUICK = {"steps": 160, "seeds": 1, "rates": 2, "backend": "numpy"}
     "--rules", help="Comma-separated, of: " + ", ".join(c.key for c in CONTENDERS) + " [default: all]."
 )
 @click.option("--jobs", type=int, default=0, help="Runs at a time [default: one a core, at most 8].")
-@click.option("--backend", help="Kernels of the optimizers: auto, numpy or numba [default: auto].")
+@click.option("--backend", help="Kernels of the optimizers: auto, numpy, numba or cupy [default: auto].")
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),

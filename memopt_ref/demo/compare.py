@@ -15,6 +15,7 @@ from .contenders import Contender
 from .corpus import Corpus
 from .model import LanguageModel
 from .outcome import Comparison
+from .places import library_of
 from .train import Run, Trial, train
 
 #: Called with each finished run and the number of runs that are still to come.
@@ -85,11 +86,17 @@ def compare(
     Comparison
         Its perplexities depend on the corpus, the contenders and the settings, not on the number of workers.
 
+    Raises
+    ------
+    BackendError
+        There is no such backend, or it cannot run here.
+
     Notes
     -----
     Each worker is a process with one BLAS thread, and all are busy throughout, so that the seconds of all
     runs are taken under the same load.
     """
+    library_of(settings.backend)  # before any worker is started
     tell = progress or (lambda run, left: None)
     to_come = len(contenders) * settings.seeds
     grid = [

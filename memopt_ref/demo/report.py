@@ -46,6 +46,8 @@ def times(comparison: Comparison) -> Sheet:
         f"{comparison.workers} at a time, each a process with one BLAS thread; optimizers with "
         f"backend={backend!r}, the model in NumPy."
     )
+    if backend.startswith("cupy"):
+        note += " Copies of gradients to the device and of parameters back count for neither."
     return Sheet("Time of one step", ("optimizer", ">optimizer", ">model"), rows, note)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from .contenders import Contender
 from .corpus import Corpus, Split
 from .model import LanguageModel
+from .places import place
 
 BATCH = 256
 #: Positions on which the learning curve and the final perplexity are measured: the same for every run.
@@ -68,7 +69,10 @@ def train(corpus: Corpus, trial: Trial) -> Run:
     """
     model = LanguageModel(vocabulary=len(corpus.vocabulary), context=corpus.context)
     params = model.init(trial.seed)
-    optimizer = trial.contender.optimizer(params, trial.learning_rate, trial.seed, trial.steps, trial.backend)
+    there = place(trial.backend, params)
+    optimizer = trial.contender.optimizer(
+        there.params, trial.learning_rate, trial.seed, trial.steps, trial.backend
+    )
     stream, noise = batches(corpus.train, trial.seed), np.random.default_rng([trial.seed, 2])
     validation = corpus.validation.spread(CURVE_POSITIONS)
     measured = curve_steps(trial.steps) if trial.final else {trial.steps}
@@ -82,10 +86,13 @@ def train(corpus: Corpus, trial: Trial) -> Run:
         began = perf_counter()
         with np.errstate(all="ignore"):
             loss, grads = model.gradient(params, batch, negatives)
+        model_times.append(perf_counter() - began)
+        moved = there.gradients(grads)
         between = perf_counter()
-        optimizer.step(grads)
-        model_times.append(between - began)
+        optimizer.step(moved)
+        there.wait()
         optimizer_times.append(perf_counter() - between)
+        there.fetch()
         if not isfinite(loss):
             curve.append((step, inf))
             break

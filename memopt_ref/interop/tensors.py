@@ -23,10 +23,20 @@ def check_host(where: str, t: Any) -> None:
     """Raise BackendError unless the tensor lies in host memory."""
     if t.device.type != "cpu":
         advice = (
-            "This release has no kernels for it, and nothing is copied to the host silently: "
-            "keep the model on the CPU, or step it with another optimizer."
+            "Copy it yourself with .cpu(), or step it in place with memopt_ref.interop.torch.Optimizer: "
+            "nothing is copied to the host silently."
+            if t.device.type == "cuda"
+            else "This release has no kernels for it, and nothing is copied to the host silently: "
+            "keep the model on the CPU or a CUDA device, or step it with another optimizer."
         )
         raise BackendError(where, f"a torch.Tensor on {t.device}", "a tensor on the CPU", advice)
+
+
+def check_shaped(where: str, t: Any) -> None:
+    """Raise BackendError for a parameter that has no shape before the model has run."""
+    if torch.nn.parameter.is_lazy(t):
+        advice = "Run the model once before the optimizer is made."
+        raise BackendError(where, "a parameter without a shape yet", "one with a shape", advice)
 
 
 def view(where: str, t: Any) -> Any:
@@ -40,9 +50,7 @@ def view(where: str, t: Any) -> Any:
     tensor([1.5000, 0.0000], dtype=torch.bfloat16, requires_grad=True)
     """
     check_host(where, t)
-    if torch.nn.parameter.is_lazy(t):
-        advice = "Run the model once before the optimizer is made."
-        raise BackendError(where, "a parameter without a shape yet", "one with a shape", advice)
+    check_shaped(where, t)
     try:
         plain = t.detach()
         if plain.dtype == torch.bfloat16:

@@ -3,8 +3,8 @@
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     optimizer = mo.interop.torch.Optimizer(model.parameters(), mo.Adam(learning_rate=1e-3))
 
-Parameters and state are stepped where they lie, by NumPy views of torch's own memory; the kernels and their
-bits are those of :class:`memopt_ref.Optimizer`.
+Parameters and state are stepped where they lie, by NumPy's views of torch's own memory, or CuPy's on a GPU;
+the kernels and their bits are those of :class:`memopt_ref.Optimizer`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..errors import CheckpointMismatchError, HyperparameterError, StructureErro
 from ..groups import check_rule
 from ..optimizer import Policy
 from ..rules.base import Rule
-from . import tensors, torch_groups, torch_state, torch_stored
+from . import torch_bridge, torch_groups, torch_state, torch_stored
 from .torch_engine import Engine, leaves_of
 
 _REFUSED = {
     "maximize": "Negate the loss.",
     "differentiable": "A step is made in place, outside autograd; no gradient goes through it.",
-    "capturable": "There are no CUDA graphs on the CPU; leave it False.",
+    "capturable": "A step decides on the host and cannot be part of a CUDA graph; leave it False.",
 }
 
 
@@ -38,12 +38,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     Parameters
     ----------
     params : iterable of tensors, of (name, tensor), or of dicts
-        As every optimizer of torch takes them. Tensors on the CPU, float64, float32, float16 or bfloat16, of
-        any strides; no two share memory. A dict may give another ``rule``, and hyper-parameters by the
-        rule's names or torch's (``lr``, ``betas``).
+        As every optimizer of torch takes them. Tensors on the CPU, or all on one CUDA device, float64,
+        float32, float16 or bfloat16, of any strides; no two share memory. A dict may give another ``rule``,
+        and hyper-parameters by the rule's names or torch's (``lr``, ``betas``).
     rule : Rule
         For every group without its own.
-    backend : {"auto", "numpy", "numba"}
+    backend : {"auto", "numpy", "numba", "cupy", ...}
         See :class:`memopt_ref.Optimizer`.
     nonfinite : {"raise", "skip", "zero", "propagate"}
         What to do about NaN and infinity in a gradient. The default refuses the step and changes nothing;
@@ -58,7 +58,9 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     Raises
     ------
     BackendError
-        A tensor that is not on the CPU: this release has no kernels for it, and nothing is copied silently.
+        A tensor that lies neither on the CPU nor on a CUDA device, or tensors on several devices, since
+        nothing is copied silently; or on a CUDA device without CuPy, saying what to install; or there with a
+        rule that has no kernel.
     HyperparameterError, DtypeError, AliasError, StructureError
         See :class:`memopt_ref.Optimizer`.
 
@@ -74,6 +76,12 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
     before it changes anything, and resumes exactly. Rules and schedules are stored as text and compared.
 
     Sparse gradients (``torch.nn.Embedding(sparse=True)``) are stepped as :class:`~memopt_ref.RowSparse`.
+
+    On a CUDA device parameters, gradients and slots stay there: CuPy views them by DLPack, the kernels run on
+    torch's current stream, and slots come from CuPy's pool of memory, which ``torch.cuda.memory_allocated``
+    does not count. Counters and seeds are tensors on the CPU, as torch's own ``step`` is. The default
+    ``nonfinite="raise"`` waits for the device once a step; ``"propagate"`` does not. This was run with
+    tensors of the host in the place of CUDA's and simulated kernels; no GPU has run it yet.
 
     References
     ----------
@@ -249,9 +257,8 @@ class Optimizer(torch.optim.Optimizer):  # type: ignore[misc]
             groups.append(torch_stored.unpacked(theirs, mine, f"param_groups[{len(groups)}]"))
             shapes = []
             for number, p in zip(theirs["params"], mine["params"], strict=True):
-                w = tensors.view(paths[p], p)
-                shapes.append((w.shape, w.dtype))
-                slots = mine["rule"].slots(w.shape, w.dtype)
+                shapes.append((tuple(p.shape), torch_bridge.dtype_of(p.dtype)))
+                slots = mine["rule"].slots(*shapes[-1])
                 saved[p] = state_dict["state"].get(number, {})
                 torch_state.check(paths[p], saved[p], slots)
             torch_groups.check_numbers(groups[-1], shapes)

@@ -1,5 +1,7 @@
 """The in-place optimizer over views of torch's tensors: what ``interop.torch.Optimizer`` runs on.
 
+The views are NumPy's or CuPy's, as :mod:`.torch_bridge` makes them.
+
 torch's own tensors are the truth, for parameters and state alike: both may be loaded, copied or written by
 others between two steps.
 """
@@ -13,7 +15,7 @@ from .. import backends, explain
 from ..errors import StructureError
 from ..optimizer import Optimizer as InPlace
 from ..rules.base import Rule
-from . import tensors, torch_groups, torch_state
+from . import torch_bridge, torch_groups, torch_state
 
 Group = dict[str, Any]
 Leaves = dict[str, Any]
@@ -53,8 +55,12 @@ class Engine:
     def __init__(self, leaves: Leaves, groups: list[Group], options: Mapping[str, Any]) -> None:
         self._leaves = leaves
         self._groups, self._group_rules = list(groups), [group["rule"] for group in groups]
-        self._arrays = {path: tensors.view(path, p) for path, p in leaves.items()}
-        self._places = list(map(_place, leaves.values()))
+        torch_bridge.check_one_place(leaves)
+        self._first = next(iter(leaves.values()), None)
+        with torch_bridge.running(self._first):
+            self._arrays = {path: torch_bridge.view(path, p) for path, p in leaves.items()}
+        self._places = list(map(torch_bridge.place, leaves.values()))
+        self._views = {path: torch_state.Views() for path in leaves}
         self._backend: str = options["backend"]
         paths = {p: path for path, p in leaves.items()}
         self._rules: dict[str, Rule] = {}
@@ -67,7 +73,8 @@ class Engine:
             self._rules |= dict.fromkeys(mine, rule)
             if mine:
                 own.append((_one_of(mine), rule))
-        self.inner = InPlace(self._arrays, groups[0]["rule"], groups=own, **options)
+        with torch_bridge.running(self._first):
+            self.inner = InPlace(self._arrays, groups[0]["rule"], groups=own, **options)
 
     def serves(self, leaves: Leaves, groups: list[Group]) -> bool:
         """Whether nothing has been replaced that this was made for, a parameter's ``data`` included."""
@@ -76,7 +83,7 @@ class Engine:
             and _same([group["rule"] for group in groups], self._group_rules)
             and list(leaves) == list(self._leaves)
             and _same(list(leaves.values()), list(self._leaves.values()))
-            and [_place(p) for p in leaves.values()] == self._places
+            and [torch_bridge.place(p) for p in leaves.values()] == self._places
         )
 
     def check_whole(self) -> None:
@@ -94,25 +101,29 @@ class Engine:
         for path, p in self._leaves.items():
             if p in states:
                 w = self._arrays[path]
-                torch_state.check(path, states[p], self._rules[path].slots(w.shape, w.dtype))
-        for path, p in self._leaves.items():
-            if p not in states:
-                states[p] = torch_state.as_tensors(self.inner.state["leaves"][path])
+                torch_state.check(path, states[p], self._rules[path].slots(w.shape, w.dtype), p)
+        with torch_bridge.running(self._first):
+            for path, p in self._leaves.items():
+                if p not in states:
+                    states[p] = torch_state.as_tensors(self.inner.state["leaves"][path])
+                # The memory of a state that was there already is not held twice.
+                self.inner.state["leaves"][path] = self._views[path].of(path, states[p])
 
     def step(self, count: int, states: Mapping[Any, Any]) -> list[Any] | None:
         """Step after ``count`` steps; the tensors that moved, or None if the step was skipped."""
         for group, fixed in zip(self._groups, self._fixed, strict=True):
             torch_groups.check_fixed(group, fixed)
-        grads = {
-            path: None if p.grad is None else tensors.gradient(path, p.grad)
-            for path, p in self._leaves.items()
-        }
         state = self.inner.state
-        state["step"] = count
-        for path, p in self._leaves.items():
-            state["leaves"][path] = torch_state.as_leaf(path, states[p])
-        if not self.inner.step(grads):
-            return None
+        with torch_bridge.running(self._first):
+            grads = {
+                path: None if p.grad is None else torch_bridge.gradient(path, p.grad)
+                for path, p in self._leaves.items()
+            }
+            state["step"] = count
+            for path, p in self._leaves.items():
+                state["leaves"][path] = self._views[path].of(path, states[p])
+            if not self.inner.step(grads):
+                return None
         for path, p in self._leaves.items():
             torch_state.put_counters(states[p], state["leaves"][path])
         return [p for path, p in self._leaves.items() if grads[path] is not None]
@@ -120,7 +131,9 @@ class Engine:
     def explain(self, count: int) -> str:
         """See :meth:`memopt_ref.Optimizer.explain`; the numbers are those of the next step."""
         choices = {
-            path: backends.select(self._rules[path], w.shape, w.dtype, "numpy", self._backend)
+            path: backends.select(
+                self._rules[path], w.shape, w.dtype, backends.library_of(w) or "numpy", self._backend
+            )
             for path, w in self._arrays.items()
         }
         now = {path: rule.at(count + 1) for path, rule in self._rules.items()}
@@ -134,8 +147,3 @@ def _one_of(paths: Iterable[str]) -> Any:
 
 def _same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-
-
-def _place(p: Any) -> tuple[Any, ...]:
-    """Where a tensor lies and how it is read; another device has no address here."""
-    return p.device, p.data_ptr() if p.device.type == "cpu" else None, p.dtype, p.shape, p.stride()
