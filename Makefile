@@ -5,16 +5,20 @@
 PYTHON ?= python3
 VENV := .venv
 ORACLES := .venv-oracles
+# What gpu-check needs beside a driver: CuPy for its CUDA (CUDA=cuda12 or cuda13), and torch to compare with.
+GPU := .venv-gpu
+CUDA ?= cuda12
+GPU_FILE ?= asv_bench/gpu.json
 BIN := $(VENV)/bin
 SOURCES := memopt_ref backends theory tests asv_bench conftest.py
 TESTS ?=
 TUNED ?= tests/numba_cpu tests/test_optimizer.py
-SMOKE := values.State.track_state|SmallTensors|timeraw_import
+SMOKE := values.State.track_state|Cuda.track_registers.*sm3_|SmallTensors|LookUp|timeraw_import
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo verify test lint format types tuned bench gate bench-smoke oracles clean
+.PHONY: help venv demo verify test lint format types tuned bench gate bench-smoke gpu-check gpu-there oracles clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -55,17 +59,26 @@ gate: $(VENV)/with-test ## whether every kernel still has its place: ratios agai
 	$(BIN)/memopt bench --gate asv_bench/gate.json
 
 bench-smoke: $(VENV)/with-bench ## whether the benchmark suite runs; records nothing
-	cd asv_bench && home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && export HOME="$$home" && \
-	../$(BIN)/python -m asv machine --yes && ../$(BIN)/python -m asv check --python=same && \
-	../$(BIN)/python -m asv run --python=same --quick --dry-run --show-stderr --bench '$(SMOKE)'
+	cd asv_bench && home=$$(mktemp -d) && trap 'rm -rf "$$home" results/smoke' EXIT && export HOME="$$home" && \
+	../$(BIN)/python -m asv machine --yes --machine smoke && ../$(BIN)/python -m asv check --python=same && \
+	../$(BIN)/python -m asv run --python=same --machine smoke --quick --dry-run --show-stderr --bench '$(SMOKE)'
+
+gpu-check: gpu-there $(GPU)/with-gpu ## on an NVIDIA GPU: the kernels' tests, then a table in asv_bench/gpu.json
+	$(GPU)/bin/python -m pytest -m gpu $(TESTS)
+	$(GPU)/bin/python -m memopt_ref.bench.gpu --output $(GPU_FILE)
+
+# Asked before anything is downloaded.
+gpu-there:
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null || \
+	{ echo "make gpu-check needs a machine with an NVIDIA GPU and its driver; there is none here." >&2; exit 1; }
 
 oracles: $(ORACLES)/with-oracles ## the same figures from other libraries, live; a large download
 	$(ORACLES)/bin/python -m pytest -m oracle $(TESTS)
 
 clean: ## remove the environments and caches
-	rm -rf $(VENV) $(ORACLES) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) $(ORACLES) $(GPU) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
 
-$(VENV)/bin/python $(ORACLES)/bin/python:
+$(VENV)/bin/python $(ORACLES)/bin/python $(GPU)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
@@ -80,4 +93,8 @@ $(VENV)/with-nothing: pyproject.toml | $(VENV)/bin/python
 
 $(ORACLES)/with-oracles: pyproject.toml | $(ORACLES)/bin/python
 	$(ORACLES)/bin/python $(PIP) --editable ".[oracles,test]"
+	@touch $@
+
+$(GPU)/with-gpu: pyproject.toml | $(GPU)/bin/python
+	$(GPU)/bin/python $(PIP) --editable ".[test,$(CUDA)]" torch
 	@touch $@

@@ -205,7 +205,7 @@ def test_arrays_without_any_backend_are_refused():
 
 def test_status_is_a_table_of_name_availability_and_reason():
     table = backends.status()
-    assert [row.name for row in table] == ["numba", "cupy", "numpy", "numba-flush"]
+    assert [row.name for row in table] == ["numba", "cupy", "numpy", "cupy-host", "numba-flush"]
     assert next(row for row in table if row.name == "numpy")[2:] == (True, "ready")
     lines = str(table).splitlines()
     assert lines[0].split() == ["backend", "arrays", "available", "reason"]

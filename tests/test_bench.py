@@ -162,9 +162,46 @@ def test_state_is_what_was_planned(name):
     )
 
 
+def test_every_rule_has_a_row_in_the_history():
+    rules = {n for n in mo.__all__ if isinstance(x := getattr(mo, n), type) and issubclass(x, mo.Rule)}
+    # The form of MicroAdam that the theorems are about; nobody trains with it.
+    assert rules - {"Rule", "AnalysedMicroAdam"} == {kind for kind, _ in tracks.RULES.values()}
+
+
+@pytest.mark.parametrize("entries", [2**12, 2**16, 2**20])
+def test_a_shape_has_as_many_entries_as_were_asked_for_or_as_the_rule_is_worth(entries):
+    for name in tracks.RULES:
+        rows, columns = tracks.shape(name, entries)
+        assert rows * columns == min(entries, tracks.MATRIX.get(name, entries))
+
+
 def test_what_a_step_borrows_is_seen():
     # Element-wise NumPy makes whole temporaries; there is no rule that needs none.
     assert tracks.borrowed_bytes(mo.Adam(), (256, 64), "numpy") >= 256 * 64 * 4
+
+
+def test_threads_that_come_together_by_chance_do_not_count(monkeypatch):
+    kept, sizes = [], iter([1, 1, 9 * 2**20, 2**20, 3 * 2**20])
+    monkeypatch.setattr(tracks, "step", lambda *arguments: lambda: kept.append(len(bytes(next(sizes)))))
+    assert 2**20 <= tracks.borrowed_bytes(mo.Adam(), (4,), times=3) < 1.01 * 2**20
+
+
+def test_the_worst_ratio_of_a_rule_is_of_regret_bounds_that_hold(monkeypatch):
+    from memopt_ref.theory import suites, verify
+
+    def record(bound, player, ratio, verdict=verify.HOLDS, link="R"):
+        return verify.Record(bound, "game", player, 9, (1,), verdict, ratio=ratio, links=[(link, 1.0)])
+
+    played = [
+        *(record("sm3.I", "SM3", 0.3), record("sm3.I", "SM3", 0.5), record("sm3.II", "SM3", 0.4)),
+        *(record("adam.thm41", "Adam", 3.0, verify.VIOLATED), record("sm3.II", "SM3", float("nan"))),
+        *(record("sketch", "SGD", 1.0, verify.TIGHT, link="error"), record("ogd", "SGD", -0.2)),
+    ]
+    monkeypatch.setattr(suites, "run", lambda entries: iter(played))
+    assert tracks.tightness() == {
+        "theorem": {"ogd": -0.2, "sketch": 1.0, "sm3.I": 0.5, "sm3.II": 0.4},
+        "rule": {"SGD": -0.2, "SM3": 0.5},
+    }
 
 
 # The gate

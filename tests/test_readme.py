@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_of_the_readme_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.S)  # the other is tests/cupy_gpu/test_readme.py's
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "[[ 0.  1.  4.]" in printed

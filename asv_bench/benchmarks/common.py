@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
-# Kernels are compiled once a commit, beside asv's environments.
+# Kernels are compiled once a commit, and measured choices kept, beside asv's environments.
 os.environ.setdefault("MEMOPT_CACHE_DIR", str(HERE.parent / ".asv" / "kernels"))
 
 
@@ -33,12 +34,25 @@ def of_checkout(path: str) -> ModuleType:
     return sys.modules[name]
 
 
+def of_bench(name: str) -> ModuleType:
+    """A module of this checkout's ``memopt_ref/bench``, those that it imports from there included."""
+    package = "checkout.bench"
+    if package not in sys.modules:
+        for whole, folder in (("checkout", "memopt_ref"), (package, "memopt_ref/bench")):
+            sys.modules[whole] = made = ModuleType(whole)
+            made.__path__ = [str(ROOT / folder)]
+    return import_module(f"{package}.{name}")
+
+
 timing = of_checkout("backends/timing.py")
-tracks = of_checkout("memopt_ref/bench/tracks.py")
+tracks = of_bench("tracks")
 
 RULES = tuple(tracks.RULES)
 #: Rules whose step costs what its memory traffic costs.
-FAST = tuple(name for name in RULES if name not in ("Shampoo", "GGT", "LowRankAdam"))
+FAST = tuple(name for name in RULES if name not in tracks.MATRIX)
+#: Entries: where a step is mostly its launch, within a core's caches, and beyond them.
+SIZES = (2**12, 2**16, 2**20)
+BACKENDS = ("auto", "numpy", "numba", "cupy")
 
 
 def rule_of(name: str):
@@ -49,13 +63,44 @@ def rule_of(name: str):
         raise SkipNotImplemented(f"no {name} at this commit") from None
 
 
+def shape_of(name: str, entries: int):
+    """The shape; the smallest is that of the rule's own limit where this is below it, others are skipped."""
+    found = tracks.shape(name, entries)
+    if found[0] * found[1] < entries and entries > SIZES[0]:
+        raise SkipNotImplemented(f"{name} is stepped on {tracks.MATRIX[name]} entries at most")
+    return found
+
+
+def step_on(backend: str, rule, shape):
+    """One step by the kernels of a backend, waited for; skipped where the backend cannot run or has none."""
+    import memopt_ref as mo
+
+    if backend in ("auto", "numpy"):
+        return tracks.step(rule, shape, backend)
+    known = {row.name: row for row in mo.backends.status()}
+    if backend not in known:
+        raise SkipNotImplemented(f"no backend {backend} at this commit")
+    if not known[backend].available:
+        raise SkipNotImplemented(known[backend].reason)
+    library = "cupy" if backend == "cupy" else "numpy"
+    if mo.backends.select(rule, shape, "float32", library, backend).backend.name != backend:
+        raise SkipNotImplemented(f"{backend} has no kernel for {rule.name}")
+    if backend != "cupy":
+        return tracks.step(rule, shape, backend)
+    import cupy
+
+    once = tracks.step(rule, shape, backend, layout=cupy.asarray)
+
+    def step():
+        once()
+        cupy.cuda.get_current_stream().synchronize()
+
+    return step
+
+
 def limit(entries: int):
     """``w -= lr * g`` over so many entries."""
     try:
-        import numba
+        return of_bench("limit").limit(entries)
     except ImportError:
         raise SkipNotImplemented("numba is not installed") from None
-    descend = of_checkout("memopt_ref/bench/_limit.py").descend
-    w, g = tracks.normal((entries,), 1), tracks.normal((entries,), 2, 1e-2)
-    pieces = 4 * numba.get_num_threads()
-    return lambda: descend(w, g, w.dtype.type(1e-3), pieces)

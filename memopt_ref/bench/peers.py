@@ -19,6 +19,7 @@ TORCH: dict[str, tuple[str, dict[str, Any]]] = {
     "AdaGrad": ("Adagrad", {"lr": 1e-3, "fused": True}),
     "RMSProp": ("RMSprop", {"lr": 1e-3, "foreach": True}),
     "Adam": ("Adam", {"lr": 1e-3, "fused": True}),
+    "AdamW": ("AdamW", {"lr": 1e-3, "fused": True}),
     "AMSGrad": ("Adam", {"lr": 1e-3, "fused": True, "amsgrad": True}),
     "Adafactor": ("Adafactor", {"lr": 1e-3}),
 }
