@@ -1,6 +1,6 @@
 # A fresh machine needs Python 3.11 or newer and nothing else: every target makes what it needs, once.
 #   make demo PYTHON=/path/to/python3.12     another interpreter
-#   make test TESTS="tests/test_planner.py -x"
+#   make test TESTS="tests/test_planner.py -x" WORKERS=0
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,8 @@ GPU_FILE ?= asv_bench/gpu.json
 BIN := $(VENV)/bin
 SOURCES := memopt_ref backends theory tests asv_bench conftest.py
 TESTS ?=
+# Processes that share the files of tests: a number, or 0 for the one that a debugger can follow.
+WORKERS ?= auto
 TUNED ?= tests/numba_cpu tests/test_optimizer.py
 SMOKE := values.State.track_state|Cuda.track_registers.*sm3_|SmallTensors|LookUp|timeraw_import
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -33,7 +35,7 @@ verify: $(VENV)/with-nothing ## the theorems: regret bounds held against the rul
 	$(BIN)/memopt verify run --suite kernels
 
 test: $(VENV)/with-test ## all tests, except those that need other libraries
-	$(BIN)/python -m pytest -m "not oracle" $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle" $(TESTS)
 
 lint: $(VENV)/with-dev ## style and format, changing nothing
 	$(BIN)/ruff check $(SOURCES)
@@ -50,7 +52,7 @@ types: $(VENV)/with-dev ## strict types of memopt_ref, its backends and its theo
 	cd $(VENV)/types && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 tuned: $(VENV)/with-test ## the kernels' tests with kernels drawn at random: the same results, bit for bit
-	MEMOPT_TUNE=random $(BIN)/python -m pytest -q -m "not oracle" $(TUNED)
+	MEMOPT_TUNE=random $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -m "not oracle" $(TUNED)
 
 bench: $(VENV)/with-test ## this machine's table of steps against the memory's limit
 	$(BIN)/memopt bench

@@ -88,13 +88,13 @@ def pairs_text(mean: bool, decay: str, neutral: bool) -> str:
     words, numbers, images = PAIRS
     lines = [
         *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean, neutral),
-        "    picked, least_bits = as_int64(listed), bits(number(0))",
+        "    picked, nothing = as_int64(listed), bits(number(0))",
         "    for k in range(start, stop):",
         "        k2 = k + apart",
         "        i1, i2 = (picked[k], picked[k2]) if listed != 0 else (k, k2)",
         *(f"        w{r}, m{r} = i{r} * down_w, i{r} * down_m" for r in "12"),
         "        g1, g2 = k * down_g, k2 * down_g",
-        "        row1, row2, high1, high2 = row[k], row[k2], least_bits, least_bits",
+        "        row1, row2, high1, high2 = row[k], row[k2], nothing, nothing",
         "        for j in range(width):",
     ]
     for r in "12":
@@ -117,6 +117,7 @@ def runs_text(mean: bool, decay: str, neutral: bool) -> str:
     names = {name: f"{name}[i]" for name in "wgm"} | {"least": "minimum(spread[i], across[i])", "nu": "nu"}
     lines = [
         *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean, neutral),
+        "    nothing = bits(number(0))",
         "    for k in range(rows):",
         "        value, begin = row[k], k * width",
         "        for j in range(width):",
@@ -127,8 +128,9 @@ def runs_text(mean: bool, decay: str, neutral: bool) -> str:
         "        peaks[i] = larger(peaks[i], bits(nu))",
         "    for k in range(rows):",
         "        begin = k * width",
-        "        best = nu_images[begin]",
-        "        for j in range(1, width):",
+        # From 0 on: of a row of 16, 15 would be a remainder to the vectoriser.
+        "        best = nothing",
+        "        for j in range(width):",
         "            best = larger(best, nu_images[begin + j])",
         "        high[k] = best",
     ]

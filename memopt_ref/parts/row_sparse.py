@@ -30,9 +30,9 @@ def _on_host(name: str, x: Any) -> NDArray[Any]:
     device = getattr(x, "__dlpack_device__", None)
     if device is not None and not isinstance(x, np.ndarray) and device()[0] not in _HOST:
         advice = (
-            "Copy them yourself, or pass cupy.from_dlpack(x) for parameters of CuPy's: nothing is copied "
+            "Copy them yourself, or pass cupy.from_dlpack(x) for parameters of CuPy's: "
+            "nothing is copied from a device silently."
         )
-        advice += "from a device silently."
         raise BackendError("RowSparse", f"{name} on a device", f"{name} in host memory", advice)
     arrays = tree.elsewhere((x,))
     return np.asarray(x) if arrays is None else np.asarray(arrays.as_numpy(x, where=f"RowSparse {name}"))
