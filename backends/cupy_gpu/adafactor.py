@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
 from memopt_ref.rules.adafactor import Adafactor
 from memopt_ref.rules.base import Rule
@@ -48,20 +47,10 @@ def step(rule: Rule, w: Any, g: Any, state: dict[str, Any], block: int = adafact
             g = dense(w, g)
         engine.check(w, g, {name: state[name] for name in ("v", "m") if name in state})
         if "R" in state:
-            _check_factors(rule, w, state)
+            slots = rule.slots(w.shape, w.dtype)
+            engine.check_slots(w, state, {name: slots[name] for name in ("R", "C")})
         adafactor_engine.step(device_of(w), rule, w, g, state, t, block)
     state["t"] = np.int64(t)
-
-
-def _check_factors(rule: Adafactor, w: Any, state: dict[str, Any]) -> None:
-    """Raise BackendError unless R and C are the rule's own."""
-    native, slots = engine.native_dtype(w.dtype), rule.slots(w.shape, w.dtype)
-    for name in ("R", "C"):
-        x, shape = state[name], slots[name].shape
-        engine.same_place(w, name, x)
-        if x.shape != shape or x.dtype != native:
-            got, wanted = f"{x.dtype} of shape {x.shape}", f"{native} of shape {shape}"
-            raise BackendError(name, got, wanted, "Pass the rule's own state.")
 
 
 #: What a tuner may try: never a bit's difference.

@@ -36,7 +36,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     if not isinstance(rule, SketchedRule):
         return False, ""
     reason = of_family(rule, type(rule), (), dtype)
-    if type(rule) not in of_numba._SERVED:
+    if type(rule) not in of_numba.SERVED:
         reason = f"{rule.name} is a class of its own"
     if rule.depth > DEEPEST:
         reason = f"a sketch of more than {DEEPEST} rows"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memopt_ref.errors import BackendError
+from memopt_ref.parts.slots import Slot
 from memopt_ref.rules.elementwise import Elementwise, parameters
 
 from ..numba_cpu.admit import decay_of
@@ -173,6 +174,17 @@ def check_axes(w: Any, mu: Sequence[Any]) -> None:
         if x.shape != (w.shape[a],) or x.dtype != native or not x.flags.c_contiguous:
             got, wanted = f"{x.dtype} of shape {x.shape}", f"{native} of shape {(w.shape[a],)}, in one piece"
             raise BackendError(f"mu_{a}", got, wanted, "Pass the rule's own state.")
+
+
+def check_slots(w: Any, state: Mapping[str, Any], slots: Mapping[str, Slot]) -> None:
+    """Raise BackendError unless the arrays of ``state`` under these names are what the rule declares."""
+    native = native_dtype(w.dtype)
+    for name, slot in slots.items():
+        x = state[name]
+        same_place(w, name, x)
+        if x.shape != slot.shape or x.dtype != native:
+            got, wanted = f"{x.dtype} of shape {x.shape}", f"{native} of shape {slot.shape}"
+            raise BackendError(name, got, wanted, "Pass the rule's own state.")
 
 
 def same_place(w: Any, name: str, x: Any) -> None:

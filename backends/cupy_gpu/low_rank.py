@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
 from memopt_ref.rules import rows
 from memopt_ref.rules.base import Rule
@@ -48,20 +47,10 @@ def step(rule: Rule, w: Any, g: Any, state: dict[str, Any], block: int = low_ran
                 g = dense(w, g)
         engine.check(w, g, {name: state[name] for name in ("m", "v") if name in state}, indices)
         if "r" in state:
-            _check_factors(rule, w, state)
+            slots = rule.as_built.slots(w.shape, w.dtype)
+            engine.check_slots(w, state, {name: slots[name] for name in ("r", "c")})
         low_rank_engine.step(device_of(w), rule, w, g, state, t, indices, block)
     state["t"] = np.int64(t)
-
-
-def _check_factors(rule: LowRankAdam, w: Any, state: dict[str, Any]) -> None:
-    """Raise BackendError unless r and c are the rule's own."""
-    native, slots = engine.native_dtype(w.dtype), rule.as_built.slots(w.shape, w.dtype)
-    for name in ("r", "c"):
-        x, shape = state[name], slots[name].shape
-        engine.same_place(w, name, x)
-        if x.shape != shape or x.dtype != native:
-            got, wanted = f"{x.dtype} of shape {x.shape}", f"{native} of shape {shape}"
-            raise BackendError(name, got, wanted, "Pass the rule's own state.")
 
 
 #: What a tuner may try: never a bit's difference.

@@ -24,7 +24,8 @@ from . import elementwise
 from .elementwise import THREADS
 from .kinds import kind_of
 
-_SERVED = (CountSketchMomentum, CountSketchAdaGrad, CountSketchAdam, CountSketchRMSProp)
+#: The rules that have kernels here and on a device; a subclass may step otherwise.
+SERVED = (CountSketchMomentum, CountSketchAdaGrad, CountSketchAdam, CountSketchRMSProp)
 
 
 def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
@@ -32,7 +33,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
     if not isinstance(rule, SketchedRule):
         return False, ""
     reason = elementwise._broken
-    if type(rule) not in _SERVED:
+    if type(rule) not in SERVED:
         reason = reason or f"{rule.name} is a class of its own"
     if kind_of(np.dtype(dtype)) is None:
         reason = reason or f"no kernel for {np.dtype(dtype)}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import memopt_ref as mo
-from memopt_ref.backends.cupy_gpu import adafactor, adafactor_bind, adafactor_engine, factors, folds, passes
+from memopt_ref.backends.cupy_gpu import adafactor, adafactor_bind, adafactor_engine, factors, passes
 from memopt_ref.backends.cupy_gpu.device import RecordingDevice
 from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
@@ -24,17 +24,7 @@ EACH = [pytest.param(rule, id=name) for name, rule in RULES.items()]
 SHAPES = ((), (1,), (5,), (1031,), (7, 3), (1, 4), (4, 1), (70, 520), (3, 66, 9), (4, 3, 5, 2))
 
 
-@pytest.fixture(autouse=True)
-def _memory_is_never_clean(monkeypatch):
-    """What a launch does not write is NaN, as on a device it may be anything."""
-    room = folds.room
-
-    def poisoned(*arguments):
-        x = room(*arguments)
-        x[...] = np.nan
-        return x
-
-    monkeypatch.setattr(folds, "room", poisoned)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def gradients(shape, dtype="float32"):

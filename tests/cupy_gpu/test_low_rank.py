@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import memopt_ref as mo
-from memopt_ref.backends.cupy_gpu import folds, low_rank, low_rank_engine
+from memopt_ref.backends.cupy_gpu import low_rank, low_rank_engine
 from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
 from tests.cuda_sim.device import KernelError, SimulatedDevice
@@ -23,17 +23,7 @@ EACH = [pytest.param(rule, id=name) for name, rule in RULES.items()]
 SHAPES = ((), (1,), (1031,), (7, 3), (1, 4), (4, 1), (70, 520), (3, 5, 12), (4, 3, 5, 2))
 
 
-@pytest.fixture(autouse=True)
-def _memory_is_never_clean(monkeypatch):
-    """What a launch does not write is NaN, as on a device it may be anything."""
-    room = folds.room
-
-    def poisoned(*arguments):
-        x = room(*arguments)
-        x[...] = np.nan
-        return x
-
-    monkeypatch.setattr(folds, "room", poisoned)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def gradients(shape, dtype="float32"):

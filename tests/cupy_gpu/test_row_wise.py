@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import memopt_ref as mo
-from memopt_ref.backends.cupy_gpu import folds, row_wise, row_wise_bind, row_wise_engine
+from memopt_ref.backends.cupy_gpu import row_wise, row_wise_bind, row_wise_engine
 from memopt_ref.backends.cupy_gpu.device import RecordingDevice
 from memopt_ref.errors import BackendError
 from memopt_ref.parts.row_sparse import RowSparse
@@ -44,17 +44,7 @@ SHAPES = (
 F32 = np.dtype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _memory_is_never_clean(monkeypatch):
-    """What a launch does not write is NaN, as on a device it may be anything."""
-    room = folds.room
-
-    def poisoned(*arguments):
-        x = room(*arguments)
-        x[...] = np.nan
-        return x
-
-    monkeypatch.setattr(folds, "room", poisoned)
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def gradients(shape, dtype="float32"):
