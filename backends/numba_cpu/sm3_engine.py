@@ -11,7 +11,7 @@ import numpy as np
 
 from memopt_ref.rules.sm3 import SM3
 
-from . import runtime, sm3_loops
+from . import runtime, sm3_drive, sm3_loops, vectors
 from .admit import decay_of
 from .drive import NOWHERE
 from .engine import TASKS_A_THREAD, describe, fit, run_tiles
@@ -19,6 +19,7 @@ from .kinds import kind_of
 from .layout import tiling
 from .sm3 import split
 from .sm3_loops import NUMBERS, SHORT
+from .vectors import LANES
 
 #: Columns of a block: a row's piece of this length is long enough, and its accumulators fit the second cache.
 COLUMNS = 16384
@@ -120,6 +121,13 @@ def kernel(loop: str, mean: bool, decay: str, wide: bool, neutral: bool = False)
         return None
 
 
+def loop_of(width: int, wide: bool) -> str:
+    """The loop that steps rows of so many entries."""
+    if width >= SHORT:
+        return "pairs"
+    return "runs" if wide or width % LANES or not vectors.available() else "lanes"
+
+
 def _vector(job: Job, mu: Any) -> bool:
     """Every entry is its own cover set: nu takes the accumulator's place."""
     if 0 in job.shape:
@@ -208,9 +216,8 @@ def _maxima(job: Job, steps: Any, row: Any, column: Any) -> tuple[Any, Any] | No
     image = np.dtype(f"u{job.native.itemsize}")
     if not row.size or not column.size:
         return np.zeros(row.size, image), np.zeros(column.size, image)
-    short = column.size < SHORT
-    shape = "runs" if short else "pairs"
-    address = kernel(shape, job.mean, job.decay, job.native == np.float64, job.neutral)
+    short, wide = column.size < SHORT, bool(job.native == np.float64)
+    address = kernel(loop_of(column.size, wide), job.mean, job.decay, wide, job.neutral)
     own = kind_of(job.native)
     if address is None or own is None:
         return None
@@ -238,9 +245,9 @@ def _maxima(job: Job, steps: Any, row: Any, column: Any) -> tuple[Any, Any] | No
         across,
     )
     if number > 1 and down * across > 1:
-        runtime.launch(sm3_loops.parallel, arguments, number)
+        runtime.launch(sm3_drive.parallel, arguments, number)
     else:
-        sm3_loops.serial(*arguments)
+        sm3_drive.serial(*arguments)
     # A maximum over one is a copy of it.
     high, top = (x[0] if len(x) == 1 else x.max(axis=0) for x in (highs, tops))
     return high[: row.size], top[: column.size]

@@ -1,10 +1,12 @@
-"""SM3-II on a matrix, in one pass: the rule's expressions bound into loops, and the way through the matrix.
+"""SM3-II on a matrix, in one pass: the rule's expressions bound into loops, which :mod:`.sm3_drive` calls.
 
 The loops step entries and leave what the new accumulators are made of:
 
     pairs   long rows, two distant ones at once, the maxima of rows and columns in the same loop: two streams
             of each array keep the memory busy, and a column's accumulator is loaded once for both
-    runs    short rows, several as one run of entries; maxima of rows follow while it is in the first cache
+    lanes   short rows of whole vectors of sixteen float32
+    runs    other short rows, several as one run of entries; maxima of rows follow while it is in the first
+            cache
     single  a vector, whose accumulators are its own entries'
 
 A maximum of non-negative numbers is that of their images as unsigned integers. So it is exact, a NaN of
@@ -23,12 +25,20 @@ from memopt_ref.parts import scalar as reference
 from memopt_ref.rules.sm3 import accumulated, descended, descended_along_mean
 
 from .bind import DECAY, KERNEL, compiled_function
-from .cache import KernelCache
-from .drive import ADDRESS, GATHER, GRADIENT, ITEMSIZE, NATIVE, SCATTER
-from .layout import BUFFER
-from .memory import as_float32, as_float64, as_int64, as_uint32, as_uint64, call_kernel, call_mover, hold
+from .memory import as_float32, as_float64, as_int64, as_uint32, as_uint64
 from .options import STRICT
 from .scalar import choose
+from .vectors import (
+    everywhere,
+    floats_at,
+    greatest_of,
+    images_of,
+    integers_at,
+    larger_integers,
+    lesser,
+    put_floats,
+    put_integers,
+)
 
 #: Rows shorter than this are stepped as runs of several, of so many entries.
 SHORT, RUN = 64, 1024
@@ -137,6 +147,31 @@ def runs_text(mean: bool, decay: str, neutral: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def lanes_text(mean: bool, decay: str, neutral: bool) -> str:
+    """The same, where a row is one vector or several. Its table is that of the run."""
+    words, numbers, images = RUNS
+    arrays = "wgm" if mean else "wg"
+    names = {name: name for name in "wgm"} | {"least": "minimum(value, floats_at(across + j))", "nu": "nu"}
+    places = [*words, *numbers, *(f"{name}_at" for name in arrays), *images]
+    lines = [
+        *_head(places, [], [], mean, neutral),
+        "    accumulators, largest = pointer(row), image(high)",
+        "    nothing, here = bits(number(0)), 0",
+        "    for k in range(rows):",
+        "        value, best = number(accumulators[k]), nothing",
+        "        for j in range(0, 4 * width, 64):",
+        f"            {', '.join(arrays)} = {', '.join(f'floats_at({name}_at + here)' for name in arrays)}",
+        *("    " + line for line in _entry(names, mean, decay)),
+        *(f"            put_floats({name}_at + here, {name})" for name in arrays if name != "g"),
+        "            image_of_nu = bits(nu)",
+        "            put_integers(peaks + j, larger(integers_at(peaks + j), image_of_nu))",
+        "            best = larger(best, image_of_nu)",
+        "            here += 64",
+        "        largest[k] = greatest_of(best)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def single_text(mean: bool, decay: str, neutral: bool) -> str:
     """The loop over a vector. Its table: w, g (and m), and the accumulators, in whose place nu is left."""
     names = {name: f"{name}[i]" for name in "wgm"} | {"least": "nu[i]", "nu": "new"}
@@ -154,12 +189,14 @@ WORDS = len(PAIRS[0])
 
 
 @numba.njit(**STRICT)
-def _minimum(x: Any, y: Any) -> Any:
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of two numbers."""
     return reference.minimum(x, y)
 
 
 @numba.njit(**STRICT)
-def _larger(x: Any, y: Any) -> Any:
+def larger(x: Any, y: Any) -> Any:
+    """The larger of two images."""
     return choose(x > y, x, y)
 
 
@@ -173,7 +210,24 @@ def _bits64(x: Any) -> Any:
     return np.float64(x).view(np.uint64)
 
 
-_TEXTS = {"pairs": pairs_text, "runs": runs_text, "single": single_text}
+@numba.njit(**STRICT)
+def _lanes(x: Any) -> Any:
+    return everywhere(np.float32(x))
+
+
+_TEXTS = {"pairs": pairs_text, "runs": runs_text, "lanes": lanes_text, "single": single_text}
+#: What the names in a text mean where they are about vectors.
+_VECTORS = {
+    "number": _lanes,
+    "bits": images_of,
+    "minimum": lesser,
+    "larger": larger_integers,
+    "floats_at": floats_at,
+    "integers_at": integers_at,
+    "put_floats": put_floats,
+    "put_integers": put_integers,
+    "greatest_of": greatest_of,
+}
 
 
 @functools.cache
@@ -187,232 +241,14 @@ def loop(shape: str, mean: bool, decay: str, wide: bool, neutral: bool = False) 
         "image": as_uint64 if wide else as_uint32,
         "number": np.float64 if wide else np.float32,
         "bits": _bits64 if wide else _bits32,
-        "minimum": _minimum,
-        "larger": _larger,
+        "minimum": minimum,
+        "larger": larger,
         "accumulated": numba.njit(**STRICT)(accumulated),
         "descended": numba.njit(**STRICT)(descended_along_mean if mean else descended),
-    }
+    } | (_VECTORS if shape == "lanes" else {})
     exec(compile(_TEXTS[shape](mean, decay, neutral), f"<{shape} of sm3>", "exec"), namespace)  # noqa: S102
     form = "mean" if mean else "plain"
     form += "-neutral" if neutral else ""
     return compiled_function(
         namespace["loop"], KERNEL, f"sm3-{shape}-{form}-{decay}-float{64 if wide else 32}"
     )
-
-
-@numba.njit(**STRICT)
-def pass_row_by_row(
-    inwards: bool,
-    array: Any,
-    k: int,
-    indices: Any,
-    first: int,
-    count: int,
-    begin: int,
-    columns: int,
-    buffer: Any,
-) -> None:
-    """``count`` rows from ``first`` on, columns from ``begin`` on, between an array and a buffer."""
-    for half in range(count):
-        place = indices[first + half] if indices.size and k != GRADIENT else first + half
-        here = array[ADDRESS] + (place * array[-2] + begin * array[-1]) * array[ITEMSIZE]
-        there = buffer.ctypes.data + half * columns * buffer.itemsize
-        call_mover(array[GATHER if inwards else SCATTER], here, 0, array[-1], 1, columns, 0, there)
-
-
-@numba.njit(**STRICT)
-def long_rows(
-    kernel: int,
-    arrays: Any,
-    indices: Any,
-    row: Any,
-    column: Any,
-    high: Any,
-    tops: Any,
-    numbers: Any,
-    left: int,
-    right: int,
-    buffers: Any,
-) -> None:
-    """Step all rows of a block in pairs, columns ``left`` to ``right``; leave nu's largest images.
-
-    ``high`` may be the images of ``row`` itself: a row's accumulator is read before its maximum is written.
-    """
-    count, height, size = arrays.shape[0], row.size // 2, row.itemsize
-    whole = True
-    for k in range(count):
-        whole = whole and arrays[k, NATIVE] != 0 and arrays[k, -1] == 1
-    table = np.zeros(WORDS + 7, np.int64)
-    first = 0
-    if whole and height > 0:
-        first = 2 * height
-        table[0], table[1], table[2] = right - left, indices.ctypes.data if indices.size else 0, height
-        table[WORDS], table[WORDS + 1] = column.ctypes.data + left * size, row.ctypes.data
-        for k in range(count):
-            table[3 + k] = arrays[k, -2]
-            table[WORDS + 2 + k] = arrays[k, ADDRESS] + left * size
-        table[WORDS + 2 + count], table[WORDS + 3 + count] = tops.ctypes.data + left * size, high.ctypes.data
-        call_kernel(kernel, table.ctypes.data, 0, height, numbers.ctypes.data)
-    # What is left goes through a buffer: the last of an odd number of rows, or all, two by two. A row without
-    # a partner is paired with zeros, which change nothing.
-    pair, peak, best = np.zeros(2, row.dtype), np.zeros(2, high.dtype), np.zeros(2, high.dtype)
-    table[1], table[2] = 0, 1
-    table[WORDS + 1], table[WORDS + 3 + count] = pair.ctypes.data, peak.ctypes.data
-    for i in range(first, row.size, 2):
-        partners = min(2, row.size - i)
-        pair[1] = 0
-        for half in range(partners):
-            pair[half], best[half] = row[i + half], 0
-        for begin in range(left, right, BUFFER):
-            columns = min(BUFFER, right - begin)
-            table[0] = columns
-            table[WORDS] = column.ctypes.data + begin * size
-            table[WORDS + 2 + count] = tops.ctypes.data + begin * size
-            for k in range(count):
-                table[3 + k] = columns
-                table[WORDS + 2 + k] = buffers[k].ctypes.data
-                if partners == 1:
-                    for j in range(columns, 2 * columns):
-                        buffers[k, j] = 0
-                pass_row_by_row(True, arrays[k], k, indices, i, partners, begin, columns, buffers[k])
-            call_kernel(kernel, table.ctypes.data, 0, 1, numbers.ctypes.data)
-            for half in range(partners):
-                best[half] = _larger(best[half], peak[half])
-            for k in range(count):
-                if k != GRADIENT:
-                    pass_row_by_row(False, arrays[k], k, indices, i, partners, begin, columns, buffers[k])
-        for half in range(partners):
-            high[i + half] = best[half]
-    hold(table)
-    hold(pair)
-    hold(peak)
-
-
-@numba.njit(**STRICT)
-def short_rows(
-    kernel: int,
-    arrays: Any,
-    indices: Any,
-    row: Any,
-    column: Any,
-    high: Any,
-    tops: Any,
-    numbers: Any,
-) -> None:
-    """The same in runs of several whole rows."""
-    count, width, size = arrays.shape[0], column.size, row.itemsize
-    tall = max(1, min(RUN // width, row.size))
-    buffers = np.empty((count + 2, tall * width), row.dtype)
-    peaks = np.zeros(tall * width, tops.dtype)
-    # Plain loops: an assignment to a slice takes seconds to compile.
-    for i in range(tall):
-        for j in range(width):
-            buffers[count, i * width + j] = column[j]
-    table = np.empty(2 + 6 + count, np.int64)
-    table[0] = width
-    table[3], table[4] = buffers[count + 1].ctypes.data, buffers[count].ctypes.data
-    table[6 + count], table[7 + count] = peaks.ctypes.data, table[3]
-    for begin in range(0, row.size, tall):
-        rows = min(tall, row.size - begin)
-        table[1] = rows
-        table[2] = row.ctypes.data + begin * size
-        table[5 + count] = high.ctypes.data + begin * size
-        for k in range(count):
-            array, here, listed = arrays[k], arrays[k, ADDRESS], 0
-            if indices.size and k != GRADIENT:
-                listed = indices.ctypes.data + 8 * begin
-            else:
-                here += begin * array[-2] * array[ITEMSIZE]
-            table[5 + k] = here
-            if array[NATIVE] == 0 or array[-1] != 1 or array[-2] != width or listed != 0:
-                table[5 + k] = buffers[k].ctypes.data
-                call_mover(array[GATHER], here, array[-2], array[-1], rows, width, listed, table[5 + k])
-        call_kernel(kernel, table.ctypes.data, 0, 0, numbers.ctypes.data)
-        for k in range(count):
-            array, here, listed = arrays[k], arrays[k, ADDRESS], 0
-            if indices.size and k != GRADIENT:
-                listed = indices.ctypes.data + 8 * begin
-            else:
-                here += begin * array[-2] * array[ITEMSIZE]
-            if k != GRADIENT and table[5 + k] != here:
-                call_mover(array[SCATTER], here, array[-2], array[-1], rows, width, listed, table[5 + k])
-    for i in range(tall):
-        for j in range(width):
-            tops[j] = _larger(tops[j], peaks[i * width + j])
-    hold(table)
-    hold(buffers)
-    hold(peaks)
-
-
-@numba.njit(**STRICT)
-def block(
-    kernel: int,
-    short: bool,
-    arrays: Any,
-    indices: Any,
-    row: Any,
-    column: Any,
-    highs: Any,
-    tops: Any,
-    numbers: Any,
-    down: int,
-    across: int,
-    task: int,
-) -> None:
-    """The task's block of ``down`` times ``across`` blocks."""
-    a, b = task // across, task % across
-    top, bottom = a * row.size // down, (a + 1) * row.size // down
-    left, right = b * column.size // across, (b + 1) * column.size // across
-    here, mine = arrays.copy(), indices[top:bottom]
-    for k in range(arrays.shape[0]):
-        if indices.size == 0 or k == GRADIENT:
-            here[k, ADDRESS] += top * here[k, -2] * here[k, ITEMSIZE]
-    rows, high = row[top:bottom], highs[b, top:bottom]
-    if short:
-        short_rows(kernel, here, mine, rows, column, high, tops[a], numbers)
-    else:
-        buffers = np.empty((arrays.shape[0], 2 * BUFFER if rows.size else 0), row.dtype)
-        long_rows(kernel, here, mine, rows, column, high, tops[a], numbers, left, right, buffers)
-
-
-@numba.njit(**STRICT, nogil=True)
-def serial(
-    kernel: int,
-    short: bool,
-    arrays: Any,
-    indices: Any,
-    row: Any,
-    column: Any,
-    highs: Any,
-    tops: Any,
-    numbers: Any,
-    down: int,
-    across: int,
-) -> None:
-    """All blocks in this thread."""
-    for task in range(down * across):
-        block(kernel, short, arrays, indices, row, column, highs, tops, numbers, down, across, task)
-
-
-@numba.njit(**STRICT, nogil=True, parallel=True)
-def parallel(
-    kernel: int,
-    short: bool,
-    arrays: Any,
-    indices: Any,
-    row: Any,
-    column: Any,
-    highs: Any,
-    tops: Any,
-    numbers: Any,
-    down: int,
-    across: int,
-) -> None:
-    """All blocks, which the threads share."""
-    for task in numba.prange(down * across):
-        # prange counts in uint64, for which the block would be compiled again.
-        own = np.int64(task)
-        block(kernel, short, arrays, indices, row, column, highs, tops, numbers, down, across, own)
-
-
-serial._cache, parallel._cache = KernelCache("sm3-serial"), KernelCache("sm3-parallel")

@@ -128,7 +128,7 @@ def plan_of(leaf: Leaf) -> Plan | None:
     words = [height, width, width < SHORT, len(arrays), *map(len, groups)]
     words += [word for row in told for word in row] + [n for group in lengths for n in group]
     slots = mean | {f"mu_{a}": mu[f"mu_{a}"] for group in groups for a in group}
-    kind = _kind("runs" if width < SHORT else "pairs", bool(mean), wide)
+    kind = _kind(sm3_engine.loop_of(width, wide), bool(mean), wide)
     return Plan(leaf, slots, kind, words, height + width)
 
 

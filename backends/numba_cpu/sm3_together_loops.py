@@ -28,7 +28,8 @@ from .drive import ADDRESS, ITEMSIZE, STEPS
 from .layout import BUFFER
 from .memory import as_float64, as_int64, call_kernel
 from .options import STRICT
-from .sm3_loops import _larger, _minimum, long_rows, short_rows
+from .sm3_drive import long_rows, short_rows
+from .sm3_loops import larger, minimum
 from .spread import EVEN
 
 #: Columns: the loop's address, those of the tensor's table and of its numbers, how many entries end here, the
@@ -78,7 +79,7 @@ def least_of(addresses: int, lengths: int, axes: int, size: int, like: Any) -> A
         for place in range(filled - 1, -1, -1):
             before = least[place]
             for k in range(many - 1, -1, -1):
-                least[place * many + k] = _minimum(before, mu[k])
+                least[place * many + k] = minimum(before, mu[k])
         filled *= many
     return least
 
@@ -98,7 +99,7 @@ def settle(addresses: int, lengths: int, axes: int, tops: Any, ratchet: bool) ->
             for place in range(outer):
                 begin = (place * many + k) * inner
                 for i in range(begin, begin + inner):
-                    best = _larger(best, tops[i])
+                    best = larger(best, tops[i])
             mu[k] = best
 
 
@@ -245,7 +246,7 @@ def join(table: int, start: int, stop: int, numbers: int) -> None:
             # Who has no entry has not made a slot either.
             if (other + 1) * entries // tasks > other * entries // tasks:
                 for i in range(size):
-                    best[i] = _larger(best[i], slots[other, FOREIGN, i])
+                    best[i] = larger(best[i], slots[other, FOREIGN, i])
             other += 1
         finish(here, best)
 

@@ -19,6 +19,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
+from memopt_ref.parts import scalar
+
 from .options import STRICT
 
 LANES = 16
@@ -172,6 +174,32 @@ def root(builder: Any, x: Any) -> Any:
 
 
 @_instruction(FLOATS, FLOATS, FLOATS)
+def quotient(builder: Any, x: Any, y: Any) -> Any:
+    """``x / y``, 0 where ``y`` is 0."""
+    zero, one = (_constant([v] * LANES, FLOATS.lane) for v in (0.0, 1.0))
+    nothing = builder.fcmp_ordered("==", y, zero)
+    return builder.select(nothing, zero, builder.fdiv(x, builder.select(nothing, one, y)))
+
+
+def _make_function(meaning: Any, function: Any, arguments: int) -> None:
+    """An expression's function on vectors; on scalars it is :mod:`.scalar`'s."""
+
+    def of_one(x: Any) -> Any:
+        def value(x: Any) -> Any:
+            return function(x)
+
+        return value if x == FLOATS else None
+
+    def of_two(x: Any, y: Any) -> Any:
+        def value(x: Any, y: Any) -> Any:
+            return function(x, y)
+
+        return value if x == FLOATS and y == FLOATS else None
+
+    overload(meaning, jit_options=STRICT)((of_one, of_two)[arguments - 1])
+
+
+@_instruction(FLOATS, FLOATS, FLOATS)
 def smaller(builder: Any, x: Any, y: Any) -> Any:
     """``x`` where it is less than ``y``, else ``y`` (so also where one is NaN)."""
     return builder.select(builder.fcmp_ordered("<", x, y), x, y)
@@ -200,6 +228,12 @@ def greater(builder: Any, x: Any, y: Any) -> Any:
     return _or_nan(builder, ">", x, y)
 
 
+_make_function(scalar.sqrt, root, 1)
+_make_function(scalar.ratio, quotient, 2)
+_make_function(scalar.minimum, lesser, 2)
+_make_function(scalar.maximum, greater, 2)
+
+
 @_instruction(types.boolean, FLOATS, FLOATS, FLOATS)
 def ordered(builder: Any, x: Any, y: Any, z: Any) -> Any:
     """Whether no lane of the three is NaN."""
@@ -208,27 +242,27 @@ def ordered(builder: Any, x: Any, y: Any, z: Any) -> Any:
     return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
 
 
-def _extreme(builder: Any, sign: str, x: Any) -> Any:
+def _extreme(compare: Any, sign: str, builder: Any, x: Any) -> Any:
     lanes = LANES
     while lanes > 1:
         lanes //= 2
         low, high = (
             builder.shuffle_vector(x, x, _constant(range(k * lanes, (k + 1) * lanes))) for k in (0, 1)
         )
-        x = builder.select(builder.fcmp_ordered(sign, low, high), low, high)
+        x = builder.select(compare(sign, low, high), low, high)
     return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
 
 
 @_instruction(_NUMBER, FLOATS)
 def least_of(builder: Any, x: Any) -> Any:
     """The least of sixteen floats, none of them NaN; of two zeros either."""
-    return _extreme(builder, "<", x)
+    return _extreme(builder.fcmp_ordered, "<", builder, x)
 
 
 @_instruction(_NUMBER, FLOATS)
 def most_of(builder: Any, x: Any) -> Any:
     """The greatest of sixteen floats, none of them NaN; of two zeros either."""
-    return _extreme(builder, ">", x)
+    return _extreme(builder.fcmp_ordered, ">", builder, x)
 
 
 @_instruction(FLOATS, _PLACE)
@@ -281,6 +315,30 @@ def put_chosen(builder: Any, address: Any, x: Any, where: Any) -> None:
 def integers_at(builder: Any, address: Any) -> Any:
     """The sixteen 32-bit integers at an address."""
     return _load(builder, address, _INTEGERS, 4)
+
+
+@_instruction(types.void, _PLACE, INTEGERS)
+def put_integers(builder: Any, address: Any, x: Any) -> None:
+    """Write sixteen integers."""
+    _store(builder, address, x, 4)
+
+
+@_instruction(INTEGERS, FLOATS)
+def images_of(builder: Any, x: Any) -> Any:
+    """The bits of sixteen floats."""
+    return builder.bitcast(x, _INTEGERS)
+
+
+@_instruction(INTEGERS, INTEGERS, INTEGERS)
+def larger_integers(builder: Any, x: Any, y: Any) -> Any:
+    """The larger, as unsigned integers."""
+    return builder.select(builder.icmp_unsigned(">", x, y), x, y)
+
+
+@_instruction(types.uint32, INTEGERS)
+def greatest_of(builder: Any, x: Any) -> Any:
+    """The greatest of sixteen unsigned integers."""
+    return _extreme(builder.icmp_unsigned, ">", builder, x)
 
 
 @_instruction(INTEGERS, _PLACE)

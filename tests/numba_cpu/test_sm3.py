@@ -47,6 +47,9 @@ SHAPES = (
     (16, 8, 3, 3),
     (2, 129, 4, 33),
     (300, 16),
+    (67, 48),
+    (1, 32),
+    (16, 201),
 )
 
 
@@ -93,7 +96,7 @@ def test_every_rank_has_the_bits_of_the_reference(rule):
 
 def test_nan_and_infinity_of_either_sign_reach_the_accumulators_that_they_reach_in_the_reference():
     for value in (np.nan, -np.nan, np.inf, -np.inf):
-        for shape in ((40, 200), (200, 20)):
+        for shape in ((40, 200), (200, 20), (200, 16)):
             g = hard(shape, share=0)
             g[3, 7] = value
             w = hard(shape, seed=1, share=0)
@@ -103,7 +106,7 @@ def test_nan_and_infinity_of_either_sign_reach_the_accumulators_that_they_reach_
                 assert np.isfinite(w).any()
 
 
-@pytest.mark.parametrize("shape", [(), (40, 200), (200, 20)])
+@pytest.mark.parametrize("shape", [(), (40, 200), (200, 20), (200, 32)])
 def test_numbers_that_change_nothing_are_left_out_and_no_others(shape, monkeypatch):
     w, g = hard(shape, share=0.02), [hard(shape, seed=1, share=0.01), hard(shape, seed=2, share=0)]
     monkeypatch.setattr(sm3_engine, "neutral", lambda rule: False)
@@ -128,7 +131,7 @@ def test_a_tall_matrix_needs_no_second_copy_of_its_rows():
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 def test_every_layout_beside_every_other(layout, gradient_layout):
-    for shape in ((67, 130), (130, 67)):
+    for shape in ((67, 130), (130, 67), (131, 32)):
         w, g = laid(hard(shape, share=0), layout), laid(hard(shape, seed=1, share=0.001), gradient_layout)
         assert_same_steps(mo.SM3(momentum=0.9), w, [g])
 
@@ -158,7 +161,7 @@ def test_threads_and_tasks_change_no_bit(threads, tasks):
     def kernel(*arguments):
         through_the_engine(*arguments, threads=threads, tasks=tasks)
 
-    for shape in ((101, 257), (500, 17), (3, 40_001)):
+    for shape in ((101, 257), (500, 17), (501, 16), (3, 40_001)):
         w, g = hard(shape, share=0), hard(shape, seed=1, share=0.0001)
         assert_same_steps(mo.SM3(momentum=0.9), w, [g], kernel)
 
@@ -205,7 +208,7 @@ def test_a_ratchet_on_a_vector_is_stepped_by_the_reference():
 
 
 def test_no_multiplication_is_fused_and_both_loops_are_vectorised():
-    for shape in ("pairs", "runs", "single"):
+    for shape in ("pairs", "runs", "lanes", "single"):
         for mean, neutral in ((True, True), (True, False), (False, True), (False, False)):
             compiled = sm3_loops.loop(shape, mean, "none", False, neutral)
             if compiled.cache_hits:
@@ -213,7 +216,19 @@ def test_no_multiplication_is_fused_and_both_loops_are_vectorised():
             assembly = compiled._library.get_asm_str()
             assert not re.search(r"\b(vfn?m(add|sub)|fn?m(add|sub)|fml[as])", assembly)
             if platform.machine() in ("x86_64", "AMD64"):
-                assert "vsqrtps\t%ymm" in assembly or re.search(r"vsqrtps\s+%ymm", assembly)
+                assert re.search(r"vsqrtps\s+%[yz]mm", assembly)
+
+
+def test_without_vectors_short_rows_are_runs(monkeypatch):
+    assert [sm3_engine.loop_of(n, wide) for n in (16, 63, 64) for wide in (False, True)] == [
+        "lanes" if sm3_engine.vectors.available() else "runs",
+        *("runs",) * 3,
+        *("pairs",) * 2,
+    ]
+    monkeypatch.setattr(sm3_engine.vectors, "available", lambda: False)
+    assert sm3_engine.loop_of(48, False) == "runs"
+    g = hard((200, 16), share=0.001)
+    assert_same_steps(mo.SM3(momentum=0.9), hard((200, 16), seed=1, share=0), [g, hard((200, 16), seed=2)])
 
 
 # The comparison, seen to fail on deliberate mistakes

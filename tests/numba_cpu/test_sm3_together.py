@@ -112,8 +112,8 @@ def test_dtypes_rules_and_vectors_are_mixed():
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_reaches_the_accumulators_of_its_row_and_column_through_any_border(value):
-    for shape in ((40, 200), (200, 20)):
-        for place in ((0, 0), (3, 7), (39, 19)):
+    for shape in ((40, 200), (200, 20), (200, 16)):
+        for place in ((0, 0), (3, 7), (39, 15)):
             leaves = leaves_of(shapes=[(9, 9), shape], share=0)
             leaves[1].g[place] = value
             assert_same_as_one_by_one(leaves, 1, threads=1, tasks=7)

@@ -9,6 +9,7 @@ import pytest
 numba = pytest.importorskip("numba", reason="the kernels need numba")
 from memopt_ref.backends.numba_cpu import vectors as v  # noqa: E402
 from memopt_ref.backends.numba_cpu.options import STRICT  # noqa: E402
+from memopt_ref.parts import scalar  # noqa: E402
 
 # LLVM writes these vectors out for any processor, so the tests ask for none in particular.
 SOME = np.array(
@@ -33,6 +34,11 @@ def arithmetic(x, y, out):
     v.add_pair(out + 704, x + 8)
     v.put_floats(out + 768, v.lesser(a, b))
     v.put_floats(out + 832, v.greater(a, b))
+    # What expressions call, on vectors.
+    v.put_floats(out + 896, scalar.sqrt(a))
+    v.put_floats(out + 960, scalar.ratio(a, b))
+    v.put_floats(out + 1024, scalar.minimum(a, b))
+    v.put_floats(out + 1088, scalar.maximum(a, b))
 
 
 def expected_arithmetic(x, y):
@@ -51,8 +57,8 @@ def expected_arithmetic(x, y):
         both[1::2],
         np.stack([x, y], axis=1).reshape(-1),
         filled,
-        np.minimum(x, y),
-        np.maximum(x, y),
+        *(np.minimum(x, y), np.maximum(x, y)),
+        *(scalar.sqrt(x), scalar.ratio(x, y), scalar.minimum(x, y), scalar.maximum(x, y)),
     ]
 
 
@@ -62,7 +68,7 @@ def bits(x):
 
 
 def assert_arithmetic(function):
-    out = np.zeros(14 * 16, np.float32)
+    out = np.zeros(18 * 16, np.float32)
     for y in (np.roll(SOME, 5), np.roll(SOME[::-1], 2), np.zeros(16, np.float32)):
         function(SOME.ctypes.data, y.ctypes.data, out.ctypes.data)
         with np.errstate(all="ignore"):
@@ -139,6 +145,26 @@ def test_integers_from_a_limit_on_are_counted():
     x = np.array([0, 1, 2, 3, 0x7F800000, 0x7FC00000, -1, -5, *range(8)], np.int32)
     for limit in (1, 3, 0x7F800000, 0x7FFFFFFF):
         assert counted(x.ctypes.data, limit) == np.count_nonzero(x >= limit)
+
+
+@numba.njit(**STRICT)
+def largest_images(x, y, out):
+    images = v.larger_integers(v.images_of(v.floats_at(x)), v.integers_at(y))
+    v.put_integers(out, images)
+    return v.greatest_of(images)
+
+
+def test_of_images_nan_of_either_sign_is_the_largest():
+    for shift in range(16):
+        for without in (False, True):
+            x, y = np.roll(np.abs(SOME), shift), np.arange(16, dtype=np.uint32) * 0x0F000000
+            x[np.isnan(x)] = 1 if without else -np.nan
+            y = y if not without else y & np.uint32(0x7FFFFFFF)
+            out = np.full(18, 7, np.uint32)
+            greatest = largest_images(x.ctypes.data, y.ctypes.data, out.ctypes.data)
+            assert np.array_equal(out[:16], np.maximum(x.view(np.uint32), y))
+            assert greatest == out[:16].max()
+            assert np.all(out[16:] == 7)
 
 
 @numba.njit(**STRICT)
