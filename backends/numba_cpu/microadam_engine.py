@@ -68,7 +68,7 @@ def planned(rule: MicroAdam, shape: tuple[int, ...], dtype: Any) -> Plan:
     known = native == np.float32 and kept.kind != "f" and rule.error_bits == 4
     known = known and rule.bucket % vectors_core.STRIDE == 0
     lengths = (min(rule.block, size), size - (count - 1) * rule.block)
-    full, last = (vectors_core.serves(n, blocks.count(n), rule.bucket) for n in lengths)
+    full, last = (vectors_core.serves(n, blocks.count(n), rule.bucket, rule.window) for n in lengths)
     stored = str(kept) if kept.kind == "f" else "uint16"
     return Plan(slots, table, count, native, stored, known and full, not last)
 

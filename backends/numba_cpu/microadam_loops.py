@@ -175,18 +175,19 @@ def run(
     whole = True
     for k in range(count):
         whole = whole and arrays[k, NATIVE] != 0
-    rooms = 5 if whole else 5 + count
+    rooms = 3 if whole else 3 + count
     codes = (block + 127) // 64 * 64
-    work = np.empty((rooms * room + 3 * codes + 128) // 8, np.float64)
+    # A pair for each entry of the block or of the window.
+    most = (2 * (max(block, table[WINDOW] * table[KEPT]) + 64) * size + 63) // 64 * 64
+    work = np.empty((rooms * room + most + 3 * codes + 128) // 8, np.float64)
     place = (work.ctypes.data + 63) // 64 * 64
     for name in (A, KEYS, PICKED, SUMS):
         own[name] = place
         place += room
-    # The sums take two rooms, and are zero between blocks.
-    sums = (own[SUMS] - work.ctypes.data) // 8
-    for i in range(sums, sums + 2 * room // 8):
+    # The sums are zero between blocks.
+    place = own[SUMS] + most
+    for i in range((own[SUMS] - work.ctypes.data) // 8, (place - work.ctypes.data) // 8):
         work[i] = 0
-    place += room
     own[MASK], own[CANDIDATES] = place, place + codes
     place += 3 * codes
     if whole and listed.size == 0:

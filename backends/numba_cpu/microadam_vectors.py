@@ -16,24 +16,24 @@ import numpy as np
 from . import microadam_loops as loops
 from .bind import KERNEL, compiled_function
 from .halves import from_bfloat16, to_bfloat16
-from .memory import as_float32, as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64
+from .memory import as_float32, as_float64, as_int64, as_uint8, as_uint16, as_uint32
 from .microadam_blocks import LOWER, take
 from .options import STRICT
 from .scalar import choose
 from .vectors import (
+    LANES,
     add_pair,
     bfloat16_at,
     count,
     evens,
     everywhere,
+    extremes_of,
     fetch,
     floats_at,
     integer_everywhere,
     integers_at,
     is_from,
     larger,
-    least_of,
-    most_of,
     nibbles_at,
     odds,
     places_from,
@@ -48,15 +48,15 @@ from .vectors import (
 
 #: Entries that the loops take at once: a bucket is a whole number of these.
 STRIDE = 32
-#: A row of the ring holds at least one vector.
-FEWEST = 16
+#: A row of the ring holds at least one vector, and the places in a window are 16-bit integers.
+FEWEST, PLACES = LANES, 2**16
 INFINITY = np.int64(0x7F800000)
 ZERO, ONE, HALF, LEVELS = np.float32(0), np.float32(1), np.float32(0.5), np.float32(15)
 
 
-def serves(length: int, kept: int, bucket: int) -> bool:
+def serves(length: int, kept: int, bucket: int, window: int) -> bool:
     """Whether a block is served: whole buckets, rows of a vector, and pairs that fit into the place of a."""
-    return length % bucket == 0 and FEWEST <= kept <= length // 2
+    return length % bucket == 0 and FEWEST <= kept <= length // 2 and window * kept <= PLACES
 
 
 @numba.njit(**STRICT)
@@ -157,7 +157,7 @@ def extremes(a: int, buckets: int, bucket: int, lows: Any, highs: Any) -> None:
         for j in range(16, bucket, 16):
             x = floats_at(here + 4 * j)
             small, large = smaller(x, small), larger(x, large)
-        lows[q], highs[q] = least_of(small), most_of(large)
+        lows[q], highs[q] = extremes_of(small, large)
 
 
 @numba.njit(**STRICT)
@@ -203,42 +203,55 @@ def farthest(indices: Any, at: int, stop: int) -> Any:
 
 @numba.njit(**STRICT)
 def add_window(
-    indices: Any, ring: int, at: int, kept: int, filled: int, powers: Any, window: int, sums: int, pairs: int
+    indices: Any,
+    ring: int,
+    at: int,
+    kept: int,
+    filled: int,
+    powers: Any,
+    window: int,
+    sums: int,
+    pairs: int,
+    owners: Any,
 ) -> None:
-    """See :func:`.microadam_blocks.add_window`: a row's products at once, then pair by pair to the sums."""
+    """m and v of each index in the window, in the place of its last one there; zeros in its other places.
+
+    See :func:`.microadam_blocks.add_window`: here the sums are as many as the window has indices, and not as
+    the block has entries, so that they stay in the first cache. ``owners`` is where an index stands last. A
+    row's products are made at once, then added pair by pair.
+    """
+    for k in range(filled * kept):
+        owners[indices[at + k]] = np.uint16(k)
+    nothing = everywhere(ZERO)
+    for k in range(0, filled * kept, LANES // 2):
+        put_floats(sums + 8 * k, nothing)
     for i in range(filled):
         one, two = everywhere(np.float32(powers[i])), everywhere(np.float32(powers[window + i]))
         row = at + i * kept
-        for k in range(0, kept, 16):
+        for k in range(0, kept, LANES):
             # The last sixteen end with the row: what follows it may not be there.
-            here = min(k, kept - 16)
+            here = min(k, kept - LANES)
             x = bfloat16_at(ring + 2 * (row + here))
             put_pairs(pairs + 8 * here, one * x, two * (x * x))
         for k in range(kept):
-            add_pair(sums + 8 * np.int64(indices[row + k]), pairs + 8 * k)
+            add_pair(sums + 8 * np.int64(owners[indices[row + k]]), pairs + 8 * k)
 
 
 @numba.njit(**STRICT)
-def descend(
-    w: Any, start: int, indices: Any, at: int, stop: int, kept: int, numbers: Any, sums: int, pairs: int
-) -> None:
-    """See :func:`.microadam_blocks.descend`; row by row, in which no index occurs twice. eps is above 0."""
+def descend(w: Any, start: int, indices: Any, at: int, stop: int, numbers: Any, sums: int) -> None:
+    """See :func:`.microadam_blocks.descend`; eps is above 0, so that zeros are no step."""
     rate, eps = everywhere(np.float32(numbers[loops.RATE])), everywhere(np.float32(numbers[loops.EPS]))
     first, second = (
         everywhere(np.float32(numbers[loops.FIRST])),
         everywhere(np.float32(numbers[loops.SECOND])),
     )
-    all_pairs, row_pairs, steps = as_uint64(sums), as_uint64(pairs), as_float32(pairs)
-    for row in range(at, stop, kept):
-        for k in range(kept):
-            j = np.int64(indices[row + k])
-            row_pairs[k], all_pairs[j] = all_pairs[j], 0
-        for k in range(0, kept, 16):
-            x, y = floats_at(pairs + 8 * k), floats_at(pairs + 8 * k + 64)
-            m, v = first * evens(x, y), second * odds(x, y)
-            put_floats(pairs + 4 * k, rate * (m / (root(v) + eps)))
-        for k in range(kept):
-            w[start + np.int64(indices[row + k])] -= steps[k]
+    for k in range(0, stop - at, LANES):
+        x, y = floats_at(sums + 8 * k), floats_at(sums + 8 * k + 64)
+        m, v = first * evens(x, y), second * odds(x, y)
+        put_floats(sums + 4 * k, rate * (m / (root(v) + eps)))
+    steps = as_float32(sums)
+    for k in range(stop - at):
+        w[start + np.int64(indices[at + k])] -= steps[k]
 
 
 def fused(table: int, start: int, stop: int, numbers: int) -> None:
@@ -251,7 +264,7 @@ def fused(table: int, start: int, stop: int, numbers: int) -> None:
     lows, highs = as_float32(t[loops.MASK]), as_float32(t[loops.CANDIDATES])
     block, bucket, decay, row = t[loops.BLOCK], t[loops.BUCKET], t[loops.DECAY], t[loops.ROW]
     window, filled = t[loops.WINDOW], t[loops.FILLED]
-    powers = as_float64(numbers + 8 * loops.POWERS)
+    powers, owners = as_float64(numbers + 8 * loops.POWERS), as_uint16(t[loops.KEYS])
     fade = np.float32(values[loops.FADE])
     for b in range(start, stop):
         begin = b * block
@@ -259,7 +272,7 @@ def fused(table: int, start: int, stop: int, numbers: int) -> None:
         kept = t[loops.KEPT] if length == block else t[loops.KEPT_LAST]
         at = b * window * t[loops.KEPT]
         here, end = at + row * kept, at + filled * kept
-        whole = length % bucket == 0 and kept >= FEWEST and 2 * kept <= length
+        whole = length % bucket == 0 and kept >= FEWEST and 2 * kept <= length and window * kept <= PLACES
         if not whole or farthest(indices, at, end) >= length:
             left[b] = np.uint8(1)
             continue
@@ -318,8 +331,10 @@ def fused(table: int, start: int, stop: int, numbers: int) -> None:
         extremes(t[loops.A], buckets, bucket, lows, highs)
         keep_bounds(low, high, first, buckets, lows, highs)
         quantise(t[loops.A], codes, buckets, bucket, lows, highs, source + 4 * length, codes + length // 2)
-        add_window(indices, t[loops.RING], at, kept, filled, powers, window, t[loops.SUMS], t[loops.A])
-        descend(w, begin, indices, at, end, kept, values, t[loops.SUMS], t[loops.A])
+        add_window(
+            indices, t[loops.RING], at, kept, filled, powers, window, t[loops.SUMS], t[loops.A], owners
+        )
+        descend(w, begin, indices, at, end, values, t[loops.SUMS])
 
 
 @functools.cache

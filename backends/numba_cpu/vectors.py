@@ -242,27 +242,30 @@ def ordered(builder: Any, x: Any, y: Any, z: Any) -> Any:
     return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, 0))
 
 
-def _extreme(compare: Any, sign: str, builder: Any, x: Any) -> Any:
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        low, high = (
-            builder.shuffle_vector(x, x, _constant(range(k * lanes, (k + 1) * lanes))) for k in (0, 1)
-        )
-        x = builder.select(compare(sign, low, high), low, high)
-    return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
+def _exchanged(builder: Any, x: Any, distance: int) -> Any:
+    return builder.shuffle_vector(x, x, _constant([lane ^ distance for lane in range(LANES)]))
 
 
-@_instruction(_NUMBER, FLOATS)
-def least_of(builder: Any, x: Any) -> Any:
-    """The least of sixteen floats, none of them NaN; of two zeros either."""
-    return _extreme(builder.fcmp_ordered, "<", builder, x)
+@intrinsic
+def extremes_of(typing_context: Any, x: Any, y: Any) -> Any:
+    """The least of ``x`` and the greatest of ``y``, of sixteen floats each, none of them NaN.
 
+    Of two zeros either. The greatest is the least of what is negated: both are found in one vector's halves.
+    """
 
-@_instruction(_NUMBER, FLOATS)
-def most_of(builder: Any, x: Any) -> Any:
-    """The greatest of sixteen floats, none of them NaN; of two zeros either."""
-    return _extreme(builder.fcmp_ordered, ">", builder, x)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        low, high = arguments[0], builder.fneg(arguments[1])
+        ends, half = range(0, 2 * LANES, LANES), LANES // 2
+        parts = [[end + k + lane for end in ends for lane in range(half)] for k in (0, half)]
+        one, two = (builder.shuffle_vector(low, high, _constant(part)) for part in parts)
+        least = builder.select(builder.fcmp_ordered("<", one, two), one, two)
+        for distance in (4, 2, 1):
+            other = _exchanged(builder, least, distance)
+            least = builder.select(builder.fcmp_ordered("<", least, other), least, other)
+        found = [builder.extract_element(least, ir.Constant(ir.IntType(32), k)) for k in (0, half)]
+        return context.make_tuple(builder, signature.return_type, [found[0], builder.fneg(found[1])])
+
+    return types.UniTuple(_NUMBER, 2)(FLOATS, FLOATS), generate
 
 
 @_instruction(FLOATS, _PLACE)
@@ -338,7 +341,10 @@ def larger_integers(builder: Any, x: Any, y: Any) -> Any:
 @_instruction(types.uint32, INTEGERS)
 def greatest_of(builder: Any, x: Any) -> Any:
     """The greatest of sixteen unsigned integers."""
-    return _extreme(builder.icmp_unsigned, ">", builder, x)
+    for distance in (8, 4, 2, 1):
+        other = _exchanged(builder, x, distance)
+        x = builder.select(builder.icmp_unsigned(">", x, other), x, other)
+    return builder.extract_element(x, ir.Constant(ir.IntType(32), 0))
 
 
 @_instruction(INTEGERS, _PLACE)

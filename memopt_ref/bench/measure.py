@@ -20,6 +20,8 @@ from .rows import Row
 
 #: What the contestants are called, beside the names of the peers' libraries.
 OURS, CHECKED, LIMIT = "memopt", "memopt, checked", "limit"
+#: Gradients that take turns, so that a step does not meet the last one again.
+TURNS = 61
 
 
 class Result(NamedTuple):
@@ -66,7 +68,7 @@ def contestants(row: Row, against: Iterable[str], backend: str = "auto") -> dict
             rows, columns = row.shapes[0]
             made[name] = tracks.row_step(row.rule, rows, row.active, columns, backend, policy)
         else:
-            made[name] = tracks.step(row.rule, shapes, backend, policy, dtype)
+            made[name] = tracks.step(row.rule, shapes, backend, policy, dtype, turns=TURNS)
     for library in against:
         step = _peer(library, row, shapes) if peers.installed(library) else None
         if step is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from math import isfinite, isqrt, prod
 from typing import Any
 
@@ -31,6 +32,9 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Rules whose step costs arithmetic and not memory traffic -> the most entries that are worth stepping.
 MATRIX = {"Shampoo": 2**16, "GGT": 2**16, "FullMatrixAdaGrad": 2**6}
+
+#: Entries from one gradient to the next in the array that they share: no cache line is cut anew.
+SHIFT = 64
 
 Shape = tuple[int, ...]
 
@@ -66,13 +70,32 @@ def step(
     nonfinite: str = "propagate",
     dtype: Any = np.float32,
     layout: Callable[[Any], Any] = np.asarray,
+    turns: int = 1,
 ) -> Callable[[], Any]:
-    """One step of an Optimizer on arrays of its own, to be called again and again."""
+    """One step of an Optimizer on arrays of its own, to be called again and again.
+
+    ``turns`` gradients take turns. What a rule with error feedback keeps, and what it costs to find, depends
+    on how much one gradient has of the last ones.
+    """
     tree = shapes if isinstance(shapes, Mapping) else {"w": shapes}
     params = {name: layout(normal(shape, 1).astype(dtype)) for name, shape in tree.items()}
-    grads = {name: layout(normal(shape, 2, 1e-2).astype(dtype)) for name, shape in tree.items()}
+    drawn = {name: shifted(shape, turns, dtype) for name, shape in tree.items()}
+    grads = [{name: layout(views[turn]) for name, views in drawn.items()} for turn in range(turns)]
     opt = mo.Optimizer(params, rule, backend=backend, nonfinite=nonfinite)  # type: ignore[arg-type]
-    return lambda: opt.step(grads)
+    turn = cycle(grads)
+    return lambda: opt.step(next(turn))
+
+
+def shifted(shape: Shape, turns: int, dtype: Any = np.float32) -> list[Any]:
+    """So many gradients of a shape, each beginning ``SHIFT`` entries later in one array.
+
+    >>> one, two = shifted((3, 100), 2)
+    >>> one.shape, bool((one.reshape(-1)[SHIFT:] == two.reshape(-1)[:-SHIFT]).all())
+    ((3, 100), True)
+    """
+    size = prod(shape)
+    drawn = normal((size + SHIFT * (turns - 1),), 2, 1e-2).astype(dtype)
+    return [drawn[SHIFT * k : SHIFT * k + size].reshape(shape) for k in range(turns)]
 
 
 def chosen(rows: int, active: int) -> Any:

@@ -34,6 +34,8 @@ RULES = {
     "short": mo.MicroAdam(**SHORT),
     "sixteen": mo.MicroAdam(window=2, block=1600, bucket=160),
     "half": mo.MicroAdam(window=1, density=0.5, block=64, bucket=64),
+    "long-window": mo.MicroAdam(window=7, density=0.5, block=64, bucket=32),
+    "longer-window": mo.MicroAdam(window=140, density=0.5, block=1024, bucket=32),
     "short-decoupled": mo.MicroAdam(**SHORT, weight_decay=0.1),
     "short-l2": mo.MicroAdam(**SHORT, weight_decay=0.1, weight_decay_mode="l2"),
     "small": mo.MicroAdam(**SMALL),
@@ -248,7 +250,7 @@ def test_a_damaged_ring_does_not_lead_out_of_the_block(kernel):
 @pytest.mark.skipif(not vectors.available(), reason="the processor has no such vectors")
 def test_which_of_them_run_in_vectors():
     fused = {name for name, rule in RULES.items() if microadam_engine.plan_of(rule, (6400,), F32).fused}
-    assert fused == {"defaults", "short", "sixteen", "half", "short-decoupled", "short-l2"}
+    assert fused == {"defaults", "short", "sixteen", "half", "long-window", "short-decoupled", "short-l2"}
 
 
 def test_which_rules_are_served():

@@ -103,17 +103,17 @@ def test_one_nan_in_any_lane_of_any_of_three_is_seen():
 
 
 @numba.njit(**STRICT)
-def extremes(x):
-    a = v.floats_at(x)
-    return v.least_of(a), v.most_of(a)
+def extremes(x, y):
+    return v.extremes_of(v.floats_at(x), v.floats_at(y))
 
 
 def test_extremes_wherever_they_stand():
     for k in range(16):
         x = np.roll(np.arange(-3, 13, dtype=np.float32), k)
-        assert extremes(x.ctypes.data) == (-3, 12)
+        y = np.roll(x, 3) - 20
+        assert extremes(x.ctypes.data, y.ctypes.data) == (-3, -8)
     zeros = np.where(np.arange(16) % 3, np.float32(-0.0), np.float32(0))
-    assert extremes(zeros.ctypes.data) == (0, 0)
+    assert extremes(zeros.ctypes.data, zeros.ctypes.data) == (0, 0)
 
 
 @numba.njit(**STRICT)
