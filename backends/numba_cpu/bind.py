@@ -73,6 +73,8 @@ class Form(NamedTuple):
         Kinds of the arrays; None is the kernel's own.
     flush : bool
         Slots below the smallest normal number become 0: other numbers than the reference's.
+    ones : tuple of str
+        Coefficients that are 1, as constants: the compiler drops what they do.
     """
 
     decay: str = "none"
@@ -80,6 +82,7 @@ class Form(NamedTuple):
     parameter: int | None = None
     gradient: int | None = None
     flush: bool = False
+    ones: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -113,7 +116,11 @@ def loop_text(expression: Expression, slots: tuple[str, ...], form: Form | str) 
         "    addresses, values = as_int64(table), as_float64(numbers)",
         "    w, g = w_pointer(addresses[0]), g_pointer(addresses[1])",
         *(f"    {name} = pointer(addresses[{k}])" for k, name in enumerate(slots, 2)),
-        *(f"    {name} = number(values[{k}])" for k, name in enumerate(names) if name != "scale"),
+        *(
+            f"    {name} = number({1 if name in form.ones else f'values[{k}]'})"
+            for k, name in enumerate(names)
+            if name != "scale"
+        ),
         *(f"    scale = wide(values[{k}])" for k, name in enumerate(names) if name == "scale"),
         "    for i in range(start, stop):",
         f"        w_i, g_i = w_in(w[i]), {PREPARED[form.prepared][0]}",

@@ -21,6 +21,8 @@ from .kinds import kind_of
 from .layout import RUN, Tiling, in_whole_steps, tiling
 from .move import mover
 
+#: What expressions divide by to correct a bias, where they do.
+DIVISORS = ("correction", "correction1", "correction2", "before_max", "after_max")
 #: Runs of tiles a thread, so that one which was held up does not hold up all.
 TASKS_A_THREAD = 4
 
@@ -76,10 +78,10 @@ def step(
     if any(np.may_share_memory(g, x) for x in (w, *slots)):
         g = g.copy()
     decay, number = decay_of(rule, w)
-    compiled = kernel(expression, names, Form(decay, flush=flush), native)
+    given = rule.coefficients(t)
+    compiled = kernel(expression, names, Form(decay, flush=flush, ones=ones_of(rule, given)), native)
     if compiled is None:
         return False
-    given = rule.coefficients(t)
     numbers = np.array([*(given[name] for name in compiled.coefficients), number], np.float64)
     if 0 not in shape:
         arrays = [w, g, *slots]
@@ -100,10 +102,11 @@ def together(
     def find(rule: Rule, t: int, kind: direct.Kind) -> tuple[int, Any] | None:
         # The decay's rate is the same for all tensors of an element-wise rule: ``admit`` has seen to that.
         decay, number = decay_of(rule, None)
-        ready = _loop(_expression(rule, kind.keys), kind, decay, prepared, flush)
+        given = rule.coefficients(t)  # type: ignore[attr-defined]
+        ones = ones_of(rule, given)
+        ready = _loop(_expression(rule, kind.keys), kind, decay, prepared, flush, ones)
         if ready is None:
             return None
-        given = rule.coefficients(t)  # type: ignore[attr-defined]
         given["decay"], given["scale"], given["factor"] = number, scale, factor
         return ready[0], np.array([given[name] for name in ready[1]])
 
@@ -115,16 +118,28 @@ def together(
 
 @functools.lru_cache(maxsize=256)
 def _loop(
-    expression: Any, kind: direct.Kind, decay: str, prepared: str, flush: bool
+    expression: Any, kind: direct.Kind, decay: str, prepared: str, flush: bool, ones: tuple[str, ...]
 ) -> tuple[int, tuple[str, ...]] | None:
     """The address of the loop for tensors of a kind, and the names of its numbers."""
     if _taken(expression, kind.keys) != kind.names:
         return None
     own = kind_of(kind.native)
     parameter, gradient = (None if k == own else k for k in (kind.parameter, kind.gradient))
-    form = Form(decay, prepared, parameter, gradient, flush)
+    form = Form(decay, prepared, parameter, gradient, flush, ones)
     compiled = kernel(expression, kind.names, form, kind.native)
     return None if compiled is None else (compiled.address, (*compiled.coefficients, *form.numbers))
+
+
+def ones_of(rule: Any, given: Mapping[str, float]) -> tuple[str, ...]:
+    """The divisors among the coefficients that are 1 at every step: a division each that need not be made.
+
+    One that comes to 1 in time stays a number: another loop in the middle of a training would be a surprise.
+    """
+    names = [name for name in DIVISORS if given.get(name) == 1.0]
+    if not names:
+        return ()
+    first = rule.coefficients(1)
+    return tuple(name for name in names if first.get(name) == 1.0)
 
 
 def _expression(rule: Any, keys: Collection[str]) -> Any:

@@ -233,6 +233,32 @@ def test_no_multiplication_is_fused_with_an_addition(rule):
             assert "ymm" in compiled._library.get_asm_str(), "not vectorised"
 
 
+def divisors(rule, t=3):
+    return engine.ones_of(rule, rule.coefficients(t))
+
+
+def test_divisors_that_are_1_at_every_step_are_constants():
+    assert divisors(mo.RMSProp()) == ("correction",)
+    assert divisors(mo.AMSGrad()) == ("correction1", "before_max", "after_max")
+    assert divisors(mo.Adam(bias_correction="none")) == ("correction1", "correction2")
+    # Averages of one number are that number, and 1 - beta^t is 1 in the end: the loop stays the same.
+    assert divisors(mo.Adam(beta1=0.0)) == ("correction1",)
+    assert divisors(mo.Adam(), t=10**9) == divisors(mo.SGD()) == divisors(mo.AdaGrad()) == ()
+
+
+def divisions(rule, ones):
+    expression, slots = rule.expression(("v", "t")), ("v",)
+    compiled = bind.bind(expression, slots, bind.Form(ones=ones), "float32", disk=False).compiled
+    return len(re.findall(r"vdivps", compiled._library.get_asm_str()))
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="it reads the code of another processor"
+)
+def test_a_division_by_a_constant_1_is_not_made():
+    assert divisions(mo.RMSProp(), ("correction",)) < divisions(mo.RMSProp(), ())
+
+
 def test_no_mover_fuses_either_and_one_that_does_is_caught():
     for (kind, native), way in move.WAYS.items():
         for inwards in (True, False) if way[3] else (True,):
