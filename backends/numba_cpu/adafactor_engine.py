@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memopt_ref.parts.sums import LEAF, RUN, along_rows, down_columns
+from memopt_ref.parts.sums import LEAF, RUN
 from memopt_ref.rules.adafactor import Adafactor, root_of_mean
 
 from . import adafactor_loops, panels
 from .adafactor_loops import arrays as names_of
 from .admit import decay_of
 from .engine import fit
+from .late_sums import along_rows, down_columns
 from .panels import Arrays
 
 #: Numbers of rows and columns for which the factors are computed at once.

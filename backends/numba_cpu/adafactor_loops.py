@@ -17,7 +17,7 @@ from typing import Any
 
 from memopt_ref.rules import adafactor as rule
 
-from .leaf_sums import STRIP, each_text, leaf_text, loop_of
+from .leaf_sums import STRIP, each_text, leaf_text, loop_of, quick
 
 #: Where r and c come from.
 PLACES = ("rows", "entries", "own")
@@ -50,22 +50,25 @@ def arrays(place: str, m: bool = False, w: bool = False) -> list[str]:
     return ["g", *own, *(["m"] if m else []), *(["w"] if w else [])]
 
 
-def size_text(decayed: bool) -> str:
+def size_text(decayed: bool, in_vectors: bool = False) -> str:
     """The sums of the squares of w, or of ``keep`` w."""
-    return leaf_text(["w"], ["keep"], ["x = {w} * keep" if decayed else "x = {w}", "q = x * x"])
+    entry = ["x = {w} * keep" if decayed else "x = {w}", "q = x * x"]
+    return leaf_text(["w"], ["keep"], entry, in_vectors=in_vectors)
 
 
-def squares_text() -> str:
+def squares_text(in_vectors: bool = False) -> str:
     """The sums of g^2 + eps1, both ways."""
-    return leaf_text(["g"], ["decay", "eps1"], ["q = {g} * {g} + eps1"], down_columns=True)
+    entry = ["q = {g} * {g} + eps1"]
+    return leaf_text(["g"], ["decay", "eps1"], entry, down_columns=True, in_vectors=in_vectors)
 
 
-def update_text(place: str, clamped: bool) -> str:
+def update_text(place: str, clamped: bool, in_vectors: bool = False) -> str:
     """The sums of u^2; V of a tensor that is not factored is brought up to date here."""
     numbers = ["decay", "one", "most", "beta2", "fresh2", "eps1"]
     fresh = ["new = averaged({v}, {g} * {g} + eps1, beta2, fresh2)[0]", "{v} = new"] if place == "own" else []
     entry = [*fresh, *_update(place, clamped), "q = u * u"]
-    return leaf_text(arrays(place), numbers, entry, strip=1 if place == "own" else STRIP)
+    strip = 1 if place == "own" else STRIP
+    return leaf_text(arrays(place), numbers, entry, strip=strip, in_vectors=in_vectors)
 
 
 def step_text(place: str, clamped: bool, mean: str) -> str:
@@ -86,16 +89,16 @@ def decay_text(count: int) -> str:
     return each_text(["g", *others, "w"], ["decay"], ["{g} = {g} + decay * {w}"])
 
 
-_TEXTS: dict[str, Callable[..., str]] = {
+_SUMS: dict[str, Callable[..., str]] = {
     "size": size_text,
     "squares": squares_text,
     "update": update_text,
-    "step": step_text,
-    "decay": decay_text,
 }
+_STEPS: dict[str, Callable[..., str]] = {"step": step_text, "decay": decay_text}
 
 
 @functools.cache
 def loop(what: str, wide: bool, *options: Any) -> Any:
     """A compiled loop, in float64 or float32."""
-    return loop_of(f"adafactor-{what}", _TEXTS[what](*options), wide, EXPRESSIONS, options)
+    text = _SUMS[what](*options, in_vectors=quick(wide)) if what in _SUMS else _STEPS[what](*options)
+    return loop_of(f"adafactor-{what}", text, wide, EXPRESSIONS, options)

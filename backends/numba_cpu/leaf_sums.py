@@ -3,7 +3,7 @@
 What is summed is a line of text about one entry, so that squares, updates and accumulators share one loop:
 
     strips  four rows at once over whole leaves of 512: four streams keep the memory busy, a column's sum is
-            loaded once for all four, and 32 leaves are joined together
+            loaded once for all four, and 32 leaves are joined together; see also :mod:`.leaf_vectors`
     edges   the rows left over, and what is left at the end of every row, as many rows together as there is
             room for
 
@@ -21,11 +21,15 @@ import numpy as np
 
 from memopt_ref.parts.sums import LANES, LEAF
 
-from . import scalar  # noqa: F401  (registers what expressions may call)
+from . import (
+    leaf_vectors,
+    scalar,  # noqa: F401  (registers what expressions may call)
+)
 from .bind import KERNEL, compiled_function
 from .memory import as_float32, as_float64, as_int64, call_kernel
 from .options import STRICT
 from .prefetch import prefetch
+from .vectors import available, fetch
 
 #: What weight decay does to an entry before anything else, as ``Rule.decayed`` has it: its w, its g.
 DECAY = {
@@ -41,6 +45,7 @@ STRIP = 4
 #: leaf sums and column sums, of a number a row and one a column, of room for lanes, twice.
 HEAD = ("rows", "columns", "pitch", "join", "leaves", "runs", "row", "column", "lanes", "spare")
 ROWS, COLUMNS, PITCH, JOIN, LEAVES, RUNS, ROW, COLUMN, LANE, SPARE = range(len(HEAD))
+PLACES = {name: k for k, name in enumerate(HEAD)}
 
 #: Joins neighbours of ``many`` times ``wide`` lanes until one is left of each, two levels at once as long as
 #: it pays. A function of its own: it is compiled once for all loops. If source and target took turns behind
@@ -63,6 +68,11 @@ def loop(lanes, spare, many, wide):
         for k in range(left):
             here[k] = there[k]
 """
+
+
+def quick(wide: bool) -> bool:
+    """Whether loops in float64, or else float32, are written in vectors."""
+    return not wide and available()
 
 
 def head(arrays: Sequence[str], numbers: Sequence[str]) -> list[str]:
@@ -108,6 +118,7 @@ def leaf_text(
     entry: Sequence[str],
     down_columns: bool = False,
     strip: int = STRIP,
+    in_vectors: bool = False,
 ) -> str:
     """The loop over a panel of whole leaves, which leaves the sums of its leaves.
 
@@ -123,15 +134,32 @@ def leaf_text(
     strip : int
         Rows at once. One where the entry writes an array: each row that is written is compared with each that
         is read before a loop is vectorised, and LLVM gives up if these are many.
+    in_vectors : bool
+        Whether strips are written in vectors, which only read arrays; see :func:`quick`.
     """
+    quickly = in_vectors and strip == STRIP
+    lines = [
+        *head(arrays, numbers),
+        *(leaf_vectors.head(arrays, numbers, PLACES, len(HEAD)) if quickly else []),
+        f"    whole = columns // {LEAF}",
+        f"    strips = rows // {strip} if whole > 0 else 0",
+        *(
+            leaf_vectors.strips(arrays, numbers, entry, down_columns)
+            if quickly
+            else _strips(arrays, entry, down_columns, strip)
+        ),
+        *_edges(arrays, entry, down_columns, strip),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _strips(arrays: Sequence[str], entry: Sequence[str], down_columns: bool, strip: int) -> list[str]:
+    """The loop over strips of whole leaves."""
     deep = LEAF // LANES
     own = [f"q{r}_{d}" for d in range(deep) for r in range(strip)]
     cells = {name: names_at(arrays, name[1], f"(begin + {int(name[-1]) * LANES} + lane)") for name in own}
     whole = [line.format(**cells[name]).replace("q = ", f"{name} = ") for name in own for line in entry]
     lines = [
-        *head(arrays, numbers),
-        f"    whole = columns // {LEAF}",
-        f"    strips = rows // {strip} if whole > 0 else 0",
         "    for strip in range(strips):",
         f"        i = {strip} * strip",
         *("        " + line for r in range(strip) for line in row_of(arrays, entry, f"i + {r}", str(r))),
@@ -158,13 +186,20 @@ def leaf_text(
     for r in range(strip):
         total = " + ".join(f"q{r}_{d}" for d in range(deep))
         lines.append(f"                    lanes[base + {r * LANES} + lane] = {total}")
-    lines += [
+    return [
+        *lines,
         f"            call_kernel(join, lanes_at, spare_at, {strip} * many, {LANES})",
         "            for k in range(many):",
         *(
             f"                leaves[(i + {r}) * pitch + first + k] = lanes[{strip} * k + {r}]"
             for r in range(strip)
         ),
+    ]
+
+
+def _edges(arrays: Sequence[str], entry: Sequence[str], down_columns: bool, strip: int) -> list[str]:
+    """The loop over what is no strip."""
+    return [
         f"    for leaf in range((columns + {LEAF - 1}) // {LEAF}):",
         f"        begin = leaf * {LEAF}",
         f"        length = min({LEAF}, columns - begin)",
@@ -191,7 +226,6 @@ def leaf_text(
         "            for k in range(many):",
         "                leaves[(top + k) * pitch + leaf] = lanes[k]",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def each_text(arrays: Sequence[str], numbers: Sequence[str], entry: Sequence[str]) -> str:
@@ -236,15 +270,19 @@ def loop_of(
         "number": np.float64 if wide else np.float32,
         "call_kernel": call_kernel,
         "prefetch": prefetch,
+        "fetch": fetch,
         "LINE": 8 if wide else 16,
+        **leaf_vectors.NAMES,
         **{called: numba.njit(**STRICT)(f) for called, f in expressions.items() if f"{called}(" in text},
     }
     exec(compile(text, f"<{name}>", "exec"), namespace)  # noqa: S102
-    marks = "".join(f"-{option}" for option in options)
+    marks = "".join(f"-{option}" for option in options) + ("-vectors" if "floats_at(" in text else "")
     return compiled_function(namespace["loop"], KERNEL, f"{name}{marks}-float{64 if wide else 32}")
 
 
 @functools.cache
 def join(wide: bool) -> int:
     """The address of the loop that joins lanes."""
+    if quick(wide):
+        return int(compiled_function(leaf_vectors.join, KERNEL, "join-vectors").address)
     return int(loop_of("join", JOIN_TEXT, wide, {}).address)

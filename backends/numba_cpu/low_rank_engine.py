@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from memopt_ref.parts.sums import LEAF, RUN, along_rows, down_columns
+from memopt_ref.parts.sums import LEAF, RUN
 from memopt_ref.rules.elementwise import round_to
 from memopt_ref.rules.low_rank import FLOOR, LowRankAdam
 
 from . import low_rank_loops, panels
 from .admit import decay_of
 from .engine import fit
+from .late_sums import along_rows, down_columns
 from .low_rank_loops import NUMBERS
 from .panels import Arrays
 from .row_wise_engine import as_rows

@@ -7,13 +7,12 @@ step     G, W  the step, with m or without; v from r and c, or an array of its o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from memopt_ref.rules.count_sketch_adam import along_adam
 from memopt_ref.rules.low_rank import averaged, factored_moment, own_moment
 
-from .leaf_sums import DECAY, each_text, leaf_text, loop_of
+from .leaf_sums import DECAY, each_text, leaf_text, loop_of, quick
 
 EXPRESSIONS = {
     "along_adam": along_adam,
@@ -35,10 +34,11 @@ NUMBERS = (
 )
 
 
-def squares_text(decay: str) -> str:
+def squares_text(decay: str, in_vectors: bool = False) -> str:
     """The sums of squares, both ways."""
     arrays = ["g", "w"] if decay == "l2" else ["g"]
-    return leaf_text(arrays, NUMBERS, [f"x = {DECAY[decay][1]}", "q = x * x + floor"], down_columns=True)
+    entry = [f"x = {DECAY[decay][1]}", "q = x * x + floor"]
+    return leaf_text(arrays, NUMBERS, entry, down_columns=True, in_vectors=in_vectors)
 
 
 def step_text(decay: str, mean: bool, own: bool) -> str:
@@ -56,10 +56,8 @@ def step_text(decay: str, mean: bool, own: bool) -> str:
     return each_text(arrays, NUMBERS, [*entry, f"{{w}} = {call}[0]"])
 
 
-_TEXTS: dict[str, Callable[..., str]] = {"squares": squares_text, "step": step_text}
-
-
 @functools.cache
 def loop(what: str, wide: bool, *options: Any) -> Any:
     """A compiled loop, in float64 or float32."""
-    return loop_of(f"low_rank-{what}", _TEXTS[what](*options), wide, EXPRESSIONS, options)
+    text = squares_text(options[0], quick(wide)) if what == "squares" else step_text(*options)
+    return loop_of(f"low_rank-{what}", text, wide, EXPRESSIONS, options)

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from memopt_ref.parts.sums import LEAF, along_rows
+from memopt_ref.parts.sums import LEAF
 from memopt_ref.rules.adagrad_forms import AdaGradNorm, RowWiseAdaGrad
 
 from . import panels, row_wise_loops
 from .admit import decay_of
 from .engine import fit
+from .late_sums import along_rows
 from .panels import Arrays
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from memopt_ref.rules.adagrad_forms import descended
 
-from .leaf_sums import DECAY, each_text, leaf_text, loop_of, names_at, row_of
+from .leaf_sums import DECAY, each_text, leaf_text, loop_of, names_at, quick, row_of
 
 NUMBERS = ("decay", "learning_rate", "eps_root", "eps")
 
@@ -35,9 +35,9 @@ def _descent(s: str, decay: str) -> str:
     return f"{{w}} = descended({w}, {g}, {s}, learning_rate, eps_root, eps)[0]"
 
 
-def squares_text(decay: str) -> str:
+def squares_text(decay: str, in_vectors: bool = False) -> str:
     """The leaf sums of the squared gradient."""
-    return leaf_text(arrays("squares", decay), NUMBERS, _square(decay))
+    return leaf_text(arrays("squares", decay), NUMBERS, _square(decay), in_vectors=in_vectors)
 
 
 def step_text(decay: str, by_row: bool) -> str:
@@ -52,11 +52,11 @@ def vector_text(decay: str) -> str:
     return each_text(arrays("vector", decay), NUMBERS, entry)
 
 
-def rows_text(decay: str) -> str:
+def rows_text(decay: str, in_vectors: bool = False) -> str:
     """Both for rows of one leaf; ``row`` holds s, and ``share`` divides a row's sum."""
     names = arrays("rows", decay)
     lines = [
-        leaf_text(names, (*NUMBERS, "share"), _square(decay)).rstrip("\n"),
+        leaf_text(names, (*NUMBERS, "share"), _square(decay), in_vectors=in_vectors).rstrip("\n"),
         "    for i in range(rows):",
         *("        " + line for line in row_of(names, ["{row}"], "i", "0")),
         "        new = row0 + leaves[i] / share",
@@ -67,15 +67,12 @@ def rows_text(decay: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-_TEXTS: dict[str, Callable[..., str]] = {
-    "squares": squares_text,
-    "step": step_text,
-    "vector": vector_text,
-    "rows": rows_text,
-}
+_SUMS: dict[str, Callable[..., str]] = {"squares": squares_text, "rows": rows_text}
+_STEPS: dict[str, Callable[..., str]] = {"step": step_text, "vector": vector_text}
 
 
 @functools.cache
 def loop(what: str, wide: bool, *options: Any) -> Any:
     """A compiled loop, in float64 or float32."""
-    return loop_of(f"row_wise-{what}", _TEXTS[what](*options), wide, {"descended": descended}, options)
+    text = _SUMS[what](*options, in_vectors=quick(wide)) if what in _SUMS else _STEPS[what](*options)
+    return loop_of(f"row_wise-{what}", text, wide, {"descended": descended}, options)

@@ -18,7 +18,7 @@ from tests.cases.adafactor import CASES
 from tests.numba_cpu.inputs import LAYOUTS, hard, laid, same_bits
 
 numba = pytest.importorskip("numba", reason="the kernels need numba")
-from memopt_ref.backends.numba_cpu import adafactor_engine, adafactor_loops  # noqa: E402
+from memopt_ref.backends.numba_cpu import adafactor_engine, adafactor_loops, leaf_sums  # noqa: E402
 
 RULES = {case.name: case.rule for case in CASES}
 EACH = [pytest.param(rule, id=name) for name, rule in RULES.items()]
@@ -66,6 +66,27 @@ def test_every_rank_has_the_bits_of_the_reference(rule):
         layout = LAYOUTS[k % 2]
         gradients = [laid(hard(shape, seed=90 + s, share=0), layout) for s in range(2)]
         assert_same_steps(rule, laid(hard(shape, seed=k, share=0.0), layout), gradients)
+
+
+@pytest.fixture
+def without_vectors(monkeypatch):
+    """As on a processor that has none."""
+    caches = leaf_sums.join, adafactor_loops.loop, adafactor_engine.kernel
+    for cache in caches:
+        cache.cache_clear()
+    monkeypatch.setattr(leaf_sums, "available", lambda: False)
+    yield
+    monkeypatch.undo()
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adafactor-torch", "adafactor-fixed"])
+def test_loops_that_are_not_in_vectors_add_in_the_same_order(name, without_vectors):
+    assert not leaf_sums.quick(wide=False)
+    for shape in ((70, 1100), (9001,), (3, 70, 520)):
+        gradients = [hard(shape, seed=90 + s, share=0) for s in range(2)]
+        assert_same_steps(RULES[name], hard(shape, share=0.0), gradients)
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adafactor-torch", "adafactor-fixed", "adafactor-unfactored"])
