@@ -23,13 +23,21 @@ BORROWED = ("values.Borrowed.track_borrowed_bytes", ("SM3",))
 LIMIT = ("ratios.AgainstLimit.track_ratio", ("SGD",))
 PEER = ("ratios.AgainstPeers.track_ratio", ("torch", "SM3"))
 EF21 = ("ratios.AgainstLimit.track_ratio", ("EF21",))
+SKETCH = ("ratios.AgainstLimit.track_ratio", ("CountSketchAdam",))
 TIME = ("times.StartUp.timeraw_import", ())
+#: Of every figure, by how much two runs may differ.
+FACTORS = [
+    (STATE, 1.0),
+    (BORROWED, gate.LEAST_MARGIN),
+    (LIMIT, 1.3),
+    (PEER, 1.6),
+    (EF21, 1.6),
+    (SKETCH, 2.2),
+    (TIME, 2.0),
+]
 
 
-@pytest.mark.parametrize(
-    ("key", "factor"),
-    [(STATE, 1.0), (BORROWED, gate.LEAST_MARGIN), (LIMIT, 1.3), (PEER, 1.6), (EF21, 1.6), (TIME, 1.5)],
-)
+@pytest.mark.parametrize(("key", "factor"), FACTORS)
 def test_a_figure_agrees_up_to_its_margin_and_no_further(key, factor):
     assert agreement.margin(key, GATE) == factor
     for other in (2.0 * factor * 0.999, 2.0 / factor * 1.001) if factor > 1 else (2.0,):

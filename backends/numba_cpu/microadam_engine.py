@@ -11,6 +11,7 @@ import numpy as np
 
 from memopt_ref.rules.microadam import MicroAdam
 
+from ..addresses import address_of
 from . import microadam_loops as loops
 from . import microadam_vectors as vectors_core
 from . import runtime, vectors
@@ -150,11 +151,11 @@ def step(
         g = g.copy()
     table = plan.table.copy()
     for name, x in flat.items():
-        table[_FLAT[name]] = x.ctypes.data
+        table[_FLAT[name]] = address_of(x)
     table[loops.ROW], table[loops.FILLED] = (t - 1) % rule.window, min(t, rule.window)
     table[loops.DECAY] = _DECAYS[decay_of(rule, w)[0]]
     left = np.zeros(plan.blocks, np.uint8)
-    table[loops.LEFT] = left.ctypes.data
+    table[loops.LEFT] = address_of(left)
     walk = _Walk(plan, [w, g, *entries], table, numbers, threads, tasks)
     walk.blocks(address, NOWHERE, plan.blocks)
     if fused and left.any():

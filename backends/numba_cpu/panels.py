@@ -16,6 +16,7 @@ import numpy as np
 
 from memopt_ref.parts.sums import LEAF, RUN
 
+from ..addresses import address_of
 from . import runtime
 from .cache import KernelCache
 from .engine import TASKS_A_THREAD
@@ -197,7 +198,7 @@ def describe(x: Any, own: int, written: bool, listed: bool, in_place: bool) -> t
     lies = in_place and not listed and kind == own and (steps[-1] == 1 or x.shape[-1] == 1)
     inwards = 0 if lies else mover(True, kind, own).address
     outwards = 0 if lies or not written else mover(False, kind, own).address
-    return (x.ctypes.data, x.itemsize, int(lies), inwards, outwards, int(listed), *steps)
+    return (address_of(x), x.itemsize, int(lies), inwards, outwards, int(listed), *steps)
 
 
 def pieces(arrays: Sequence[Any], joined: bool = True) -> Iterator[list[Any]]:
@@ -266,9 +267,9 @@ def run(
     for length in shape[:-2]:
         panels *= length
     number = min(runtime.threads(given.arrays[0].size, threads), panels)
-    beside = [0 if x is None else x.ctypes.data for x in (given.leaves, given.runs, given.row, given.column)]
+    beside = [0 if x is None else address_of(x) for x in (given.leaves, given.runs, given.row, given.column)]
     beside.append(0 if given.leaves is None else join(bool(np.dtype(native) == np.float64)))
-    beside.append(0 if given.indices is None else given.indices.ctypes.data)
+    beside.append(0 if given.indices is None else address_of(given.indices))
     arguments = (
         kernel,
         prepare,
