@@ -96,8 +96,9 @@ def pairs_text(mean: bool, decay: str, neutral: bool) -> str:
     ``listed`` is the address of the row numbers of w and m, or 0; ``down`` are steps from row to row.
     """
     words, numbers, images = PAIRS
+    arrays = "wgm" if mean else "wg"
     lines = [
-        *_head([*words], [*numbers, *("wgm" if mean else "wg")], [*images], mean, neutral),
+        *_head([*words], [*numbers, *arrays], [*images], mean, neutral),
         "    picked, nothing = as_int64(listed), bits(number(0))",
         "    for k in range(start, stop):",
         "        k2 = k + apart",
@@ -107,11 +108,16 @@ def pairs_text(mean: bool, decay: str, neutral: bool) -> str:
         "        row1, row2, high1, high2 = row[k], row[k2], nothing, nothing",
         "        for j in range(width):",
     ]
+    # All is read before anything is written: rows a multiple of 4096 bytes apart would wait for one another.
+    lines += [f"            {name}_{r} = {name}[{name}{r} + j]" for r in "12" for name in arrays]
     for r in "12":
-        names = {name: f"{name}[{name}{r} + j]" for name in "wgm"}
+        names = {name: f"{name}_{r}" for name in "wgm"}
         entry = _entry({**names, "least": f"minimum(row{r}, column[j])", "nu": f"nu{r}"}, mean, decay)
         lines += ["    " + line for line in entry]
         lines += [f"            bits{r} = bits(nu{r})", f"            high{r} = larger(high{r}, bits{r})"]
+    lines += [
+        f"            {name}[{name}{r} + j] = {name}_{r}" for r in "12" for name in arrays if name != "g"
+    ]
     lines += ["            tops[j] = larger(tops[j], larger(bits1, bits2))"]
     lines += ["        high[k], high[k2] = high1, high2"]
     return "\n".join(lines) + "\n"
