@@ -22,6 +22,7 @@ STATE = ("values.State.track_state_bytes_per_parameter", ("SM3",))
 BORROWED = ("values.Borrowed.track_borrowed_bytes", ("SM3",))
 LIMIT = ("ratios.AgainstLimit.track_ratio", ("SGD",))
 PEER = ("ratios.AgainstPeers.track_ratio", ("torch", "SM3"))
+ROWS = ("ratios.Rows.track_ratio", ("SGD",))
 EF21 = ("ratios.AgainstLimit.track_ratio", ("EF21",))
 SKETCH = ("ratios.AgainstLimit.track_ratio", ("CountSketchAdam",))
 TIME = ("times.StartUp.timeraw_import", ())
@@ -31,6 +32,7 @@ FACTORS = [
     (BORROWED, gate.LEAST_MARGIN),
     (LIMIT, 1.3),
     (PEER, 1.6),
+    (ROWS, 4.0),
     (EF21, 1.6),
     (SKETCH, 2.2),
     (TIME, 2.0),
