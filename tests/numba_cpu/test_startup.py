@@ -65,9 +65,13 @@ def test_no_compiler_is_loaded_when_the_kernels_are_on_disk(folder):
 
 
 def test_the_first_step_costs_little_more_than_loading_numba(folder):
-    """Least of some processes in turn."""
-    rounds = [[run(code, folder)[0] for code in (COMPILED, LEAST, EAGER)] for _ in range(3)]
-    compiled, least, eager = (min(each) for each in zip(*rounds, strict=True))
-    # Seen: 1.4 and 2.3.
+    """Least of some processes in turn; of more of them where others keep the processors busy."""
+    rounds = []
+    while len(rounds) < 12:
+        rounds.append([run(code, folder)[0] for code in (COMPILED, LEAST, EAGER)])
+        compiled, least, eager = (min(each) for each in zip(*rounds, strict=True))
+        # Seen: 1.4 and 2.3.
+        if len(rounds) >= 3 and compiled < 1.8 * least:
+            break
     assert compiled < 1.8 * least
     assert eager > 1.8 * least, "the bound tells the two apart"
