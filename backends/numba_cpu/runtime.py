@@ -2,7 +2,8 @@
 
 Of Numba's threading layers, ``workqueue`` aborts the process when two Python threads launch at once, and
 ``omp`` kills a child that was forked after a launch and launches again. So launches on the first take turns,
-and a child of the second steps in one thread. The user's number of threads is put back after each launch.
+and a child of the second steps in one thread. A child of any gets a new lock where Numba has one for its
+threads: another thread may have had the old one. The user's number of threads is put back after each launch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.np.ufunc import parallel
 
 #: Entries below which threads cost more than they gain.
 SERIAL_BELOW = 32768
@@ -34,6 +36,9 @@ def layer() -> str | None:
 def _after_fork() -> None:
     global _turn, _orphaned
     _turn = threading.Lock()
+    # Numba takes this lock whenever it is asked for its threads, and whoever had it is not in the child.
+    if hasattr(parallel, "_backend_init_thread_lock"):
+        parallel._backend_init_thread_lock = threading.RLock()
     # Whoever launched it: the library of threads remembers its process.
     _orphaned = _orphaned or layer() == "omp"
 

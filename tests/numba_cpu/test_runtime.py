@@ -116,6 +116,39 @@ def test_without_the_guard_the_child_dies_and_so_does_the_workqueue():
         assert done.returncode != 0, layer
 
 
+#: The thread that forks is not the one that has the lock.
+FORK_BESIDE_A_LOCK = """
+import os, signal, sys, threading
+import numba
+from numba.np.ufunc import parallel
+from memopt_ref.backends.numba_cpu import runtime
+numba.get_num_threads()
+statuses = []
+def fork():
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(0 if runtime.threads(1 << 20) > 0 else 1)
+    statuses.append(os.waitpid(child, 0)[1])
+with parallel._backend_init_thread_lock:
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+sys.exit(statuses != [0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_does_not_wait_for_a_lock_of_numbas_that_another_thread_had():
+    def run(script):
+        command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+        return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode
+
+    assert run(FORK_BESIDE_A_LOCK) == 0
+    unguarded = "numba.get_num_threads()\nruntime.parallel = None"
+    assert run(FORK_BESIDE_A_LOCK.replace("numba.get_num_threads()", unguarded)) == 1
+
+
 def test_the_users_number_of_threads_is_put_back_even_after_an_error():
     before = numba.get_num_threads()
 
