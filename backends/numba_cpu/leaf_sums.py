@@ -39,7 +39,7 @@ DECAY = {
 }
 #: Lanes that are joined together.
 ROOM = 4096
-STRIP = 4
+STRIP = leaf_vectors.ROWS
 
 #: The first integers of a kernel's table: size of the panel, leaves of a whole row, addresses of the panel's
 #: leaf sums and column sums, of a number a row and one a column, of room for lanes, twice.

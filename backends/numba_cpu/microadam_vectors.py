@@ -59,6 +59,10 @@ def serves(length: int, kept: int, bucket: int, window: int) -> bool:
     return length % bucket == 0 and FEWEST <= kept <= length // 2 and window * kept <= PLACES
 
 
+#: The same in compiled code.
+block_is_served = numba.njit(**STRICT)(serves)
+
+
 @numba.njit(**STRICT)
 def units(low: Any, high: Any, begin: int, buckets: int, lows: Any, steps: Any) -> None:
     """delta and u of each bucket, as floats."""
@@ -272,8 +276,7 @@ def fused(table: int, start: int, stop: int, numbers: int) -> None:
         kept = t[loops.KEPT] if length == block else t[loops.KEPT_LAST]
         at = b * window * t[loops.KEPT]
         here, end = at + row * kept, at + filled * kept
-        whole = length % bucket == 0 and kept >= FEWEST and 2 * kept <= length and window * kept <= PLACES
-        if not whole or farthest(indices, at, end) >= length:
+        if not block_is_served(length, kept, bucket, window) or farthest(indices, at, end) >= length:
             left[b] = np.uint8(1)
             continue
         buckets, first = length // bucket, begin // bucket
