@@ -1,8 +1,8 @@
 """One step through the sketches of a tensor, a block of columns at a time.
 
 Every task owns its columns of all rows, weights and tables alike: no two tasks write the same number, and
-each meets the rows in ascending order. What is in flight are pieces of rows in the first cache, and the sums
-that buckets hold aside.
+in each a bucket meets its rows in ascending order. What is in flight are pieces of rows in the first cache,
+and the sums that buckets hold aside.
 
 Row k of ``arrays`` describes the weights (k = 0), the gradient (1) or a dense first moment (2), columns as in
 :mod:`.drive`, with the steps from row to row and from column to column. Row s of ``moments`` are the words of
@@ -24,8 +24,8 @@ from .count_sketch_rows import (
     BUCKETS,
     DEPTH,
     GRADIENT,
-    LINE,
     NOTHING,
+    NUMBERS,
     QUERY,
     SIZE,
     SOON,
@@ -34,57 +34,91 @@ from .count_sketch_rows import (
     TABLE,
     WEIGHTS,
 )
-from .drive import ADDRESS, GATHER, ITEMSIZE, NATIVE, SCATTER
-from .memory import as_uint8, as_uint32, call_kernel, call_mover, hold
+from .count_sketch_vectors import TASK
+from .memory import as_uint32, call_kernel, hold
 from .options import STRICT
-from .prefetch import prefetch
+from .pieces import LINE, closed, near, opened
 from .vectors import LANES
 
 #: Rows of ``arrays``.
 W, G, MEAN = range(3)
+#: Places in ``kernels``; from the last on the loops in vectors: over M, and over V or both.
+FINISH, FOLLOW, SCALE, IN_VECTORS = range(4)
 #: -0 in float32.
 MINUS_ZERO = np.uint32(1 << 31)
 
 
 @numba.njit(**STRICT)
-def opened(array: Any, row: int, left: int, n: int, buffer: int) -> int:
-    """The address of a piece of a row, or of ``buffer`` with its numbers."""
-    here: int = array[ADDRESS] + (row * array[-2] + left * array[-1]) * array[ITEMSIZE]
-    if array[NATIVE] != 0 and (array[-1] == 1 or n == 1):
-        return here
-    call_mover(array[GATHER], here, 0, array[-1], 1, n, 0, buffer)
-    return buffer
-
-
-@numba.njit(**STRICT)
-def closed(array: Any, row: int, left: int, n: int, buffer: int, found: int) -> None:
-    """Write a piece back, if it was not used in place."""
-    if found == buffer:
-        here = array[ADDRESS] + (row * array[-2] + left * array[-1]) * array[ITEMSIZE]
-        call_mover(array[SCATTER], here, 0, array[-1], 1, n, 0, found)
-
-
-@numba.njit(**STRICT)
-def near(array: Any, row: int, left: int, n: int) -> None:
-    """Send for a piece of a row, if it is in one piece: it will be opened soon."""
-    if array[-1] == 1:
-        here = as_uint8(array[ADDRESS] + (row * array[-2] + left) * array[ITEMSIZE])
-        for line in range(0, n * array[ITEMSIZE], LINE):
-            prefetch(here, line)
-
-
-@numba.njit(**STRICT)
-def finished(
-    finish: int, arrays: Any, table: Any, row: int, left: int, n: int, w: int, m: int, values: int
+def stepped(
+    kernels: Any,
+    arrays: Any,
+    words: Any,
+    table: Any,
+    row: int,
+    g: int,
+    i: int,
+    left: int,
+    n: int,
+    own: int,
+    values: int,
 ) -> None:
-    """Step a piece of a row of the weights, whose gradient and moments are in the table."""
-    table[0] = opened(arrays[W], row, left, n, w)
+    """Ask for the moments of the active row ``i``, whose gradient is at ``g``, and step its weights."""
+    pitch = n * words[0, SIZE]
+    for s in range(2):
+        if words[s, DEPTH] != 0:
+            call_kernel(words[s, QUERY], words[s].ctypes.data, i, n, words[s, NUMBERS])
+    table[0], table[1] = opened(arrays[W], row, left, n, own + W * pitch), g
     if arrays.shape[0] > MEAN:
-        table[2] = opened(arrays[MEAN], row, left, n, m)
-    call_kernel(finish, table.ctypes.data, 0, n, values)
-    closed(arrays[W], row, left, n, w, table[0])
+        table[2] = opened(arrays[MEAN], row, left, n, own + MEAN * pitch)
+    call_kernel(kernels[FINISH], table.ctypes.data, 0, n, values)
+    closed(arrays[W], row, left, n, own + W * pitch, table[0])
     if arrays.shape[0] > MEAN:
-        closed(arrays[MEAN], row, left, n, m, table[2])
+        closed(arrays[MEAN], row, left, n, own + MEAN * pitch, table[2])
+
+
+@numba.njit(**STRICT)
+def plainly(
+    kernels: Any,
+    arrays: Any,
+    words: Any,
+    items: Any,
+    listed: bool,
+    order: Any,
+    ready: Any,
+    closing: Any,
+    first: int,
+    last: int,
+    l2: bool,
+    values: int,
+    left: int,
+    n: int,
+    own: int,
+) -> None:
+    """All rows through the moments ``first`` to ``last``, by plain loops; with V they are stepped."""
+    table, pitch, rows = np.zeros(4, np.int64), n * words[0, SIZE], items.size
+    final = last == 1 or words[1, DEPTH] == 0
+    for s in range(2):
+        table[2 + s] = words[s, SPACE] + ANSWER * pitch
+    for p in range(rows):
+        i, after = order[p], order[min(p + 1, rows - 1)]
+        row = items[i]
+        g = opened(arrays[G], row if listed else i, left, n, own + G * pitch)
+        w = opened(arrays[W], row, left, n, own + W * pitch) if l2 else 0
+        for s in range(first, last + 1):
+            words[s, SOON], words[s, GRADIENT], words[s, WEIGHTS] = after, g, w
+            call_kernel(kernels[FOLLOW], words[s].ctypes.data, i, n, words[s, NUMBERS])
+        near(arrays[G], items[after] if listed else after, left, n)
+        if final:
+            near(arrays[W], items[after], left, n)
+            if ready[i]:
+                stepped(kernels, arrays, words, table, row, g, i, left, n, own, values)
+            # Those that waited, now that what they waited for is done with.
+            for q in range(p + 1 - closing[p], p + 1):
+                i = order[q]
+                if not ready[i]:
+                    g = opened(arrays[G], items[i] if listed else i, left, n, own + G * pitch)
+                    stepped(kernels, arrays, words, table, items[i], g, i, left, n, own, values)
+    hold(table)
 
 
 @numba.njit(**STRICT)
@@ -95,8 +129,10 @@ def block(
     numbers: Any,
     items: Any,
     listed: bool,
+    together: bool,
+    order: Any,
     ready: Any,
-    waiting: Any,
+    closing: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -108,13 +144,16 @@ def block(
     Parameters
     ----------
     kernels : array of int64
-        Addresses of the loops that step the weights, follow a moment, and multiply rows; and of those that
-        follow a moment and leave QUERY's answer, and QUERY, a whole number of vectors at a time, or 0.
+        Addresses of loops: that step the weights, follow a moment, and multiply rows; and in vectors, or 0,
+        that take all rows through M, and through V or what there is.
     items : array of int64
-        The active rows; ``ready`` those that can be stepped as soon as they are met, ``waiting`` the places
-        of the others.
+        The active rows.
     listed : bool
         The gradient is dense, and has its rows where the weights have theirs.
+    together : bool
+        A row goes through both sketches before the next row; else all go through M before any through V.
+    order, ready, closing : array, shape [sketches, k]
+        How the rows go through them, see :func:`.count_sketch_plan.arrange`.
     apart : int
         How many sums are held aside at most.
     l2 : bool
@@ -122,56 +161,67 @@ def block(
     values : int
         Address of the numbers of the step of the weights.
     """
-    finish, follow, scale = kernels[0], kernels[1], kernels[2]
     words, n = moments.copy(), right - left
     size, deep = words[0, SIZE], max(words[0, DEPTH], words[1, DEPTH])
-    pitch, fused = n * size, kernels[3] != 0 and n % LANES == 0
+    pitch = n * size
     space = np.empty(((4 + 2 * (SPARE + deep) + apart) * pitch + LINE) // 8 + 1, np.int64)
     # A vector that lies in two cache lines takes twice as long.
-    w = (space.ctypes.data + LINE - 1) // LINE * LINE
-    g, m, nothing, free = w + pitch, w + 2 * pitch, w + 3 * pitch, w + 4 * pitch
-    table = np.zeros(4, np.int64)
+    own = (space.ctypes.data + LINE - 1) // LINE * LINE
+    nothing, free = own + 3 * pitch, own + 4 * pitch
     for s in range(2):
         words[s, TABLE] += left * size
         words[s, SPACE] = free + s * (SPARE + deep) * pitch
         words[s, ASIDE] = free + 2 * (SPARE + deep) * pitch
-        words[s, NOTHING] = nothing
-        if fused:
-            words[s, QUERY] = kernels[4]
-        table[2 + s] = words[s, SPACE] + ANSWER * pitch
+        words[s, NOTHING], words[s, NUMBERS] = nothing, numbers[s, 0]
         for k in range(1, 3):
             if numbers[s, k] != 0:
-                call_kernel(scale, words[s].ctypes.data, words[s, BUCKETS], n, numbers[s, k])
+                call_kernel(kernels[SCALE], words[s].ctypes.data, words[s, BUCKETS], n, numbers[s, k])
+    fused = kernels[IN_VECTORS + 1] != 0 and n % LANES == 0
+    task = np.zeros(len(TASK), np.int64)
     if fused:
-        follow = kernels[3]
         for c in range(n):
             as_uint32(nothing)[c] = MINUS_ZERO
-    for i in range(items.size):
-        row, after = items[i], min(i + 1, items.size - 1)
-        table[1] = opened(arrays[G], row if listed else i, left, n, g)
-        before = opened(arrays[W], row, left, n, w) if l2 else 0
-        for s in range(2):
-            if words[s, DEPTH] != 0:
-                words[s, GRADIENT], words[s, WEIGHTS] = table[1], before
-                call_kernel(follow, words[s].ctypes.data, i, n, numbers[s, 0])
-                if ready[i] and not fused:
-                    call_kernel(words[s, QUERY], words[s].ctypes.data, i, n, numbers[s, 0])
-        near(arrays[G], items[after] if listed else after, left, n)
-        if ready[after] or l2:
-            near(arrays[W], items[after], left, n)
-        if ready[i]:
-            finished(finish, arrays, table, row, left, n, w, m, values)
-    for k in range(waiting.size):
-        i, after = waiting[k], waiting[min(k + 1, waiting.size - 1)]
-        table[1] = opened(arrays[G], items[i] if listed else i, left, n, g)
-        for s in range(2):
-            if words[s, DEPTH] != 0:
-                words[s, SOON] = after
-                call_kernel(words[s, QUERY], words[s].ctypes.data, i, n, numbers[s, 0])
-        near(arrays[W], items[after], left, n)
-        finished(finish, arrays, table, items[i], left, n, w, m, values)
+        task[0], task[1] = words[0].ctypes.data, words[1].ctypes.data
+        for k in range(3):
+            if k < arrays.shape[0]:
+                task[2 + k] = arrays[k].ctypes.data
+            task[5 + k] = own + k * pitch
+        task[8], task[12], task[13] = items.ctypes.data, listed, left
+    m, v = words[0, DEPTH] != 0, words[1, DEPTH] != 0
+    for turn in range(2):
+        final = turn == 1
+        if not final and (together or not (m and v)):
+            continue
+        s = 1 if final and v else 0
+        own_plan = s if m and v else 0
+        if fused:
+            task[9], task[10], task[11] = (
+                order[own_plan].ctypes.data,
+                ready[own_plan].ctypes.data,
+                closing[own_plan].ctypes.data,
+            )
+            call_kernel(kernels[IN_VECTORS + turn], task.ctypes.data, items.size, n, values)
+        else:
+            first = 0 if together and m else s
+            plainly(
+                kernels,
+                arrays,
+                words,
+                items,
+                listed,
+                order[own_plan],
+                ready[own_plan],
+                closing[own_plan],
+                first,
+                s,
+                l2,
+                values,
+                left,
+                n,
+                own,
+            )
     hold(space)
-    hold(table)
+    hold(task)
     hold(words)
 
 
@@ -183,8 +233,10 @@ def serial(
     numbers: Any,
     items: Any,
     listed: bool,
+    together: bool,
+    order: Any,
     ready: Any,
-    waiting: Any,
+    closing: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -194,7 +246,21 @@ def serial(
     for task in range(edges.size - 1):
         left, right = edges[task], edges[task + 1]
         block(
-            kernels, arrays, moments, numbers, items, listed, ready, waiting, apart, l2, values, left, right
+            kernels,
+            arrays,
+            moments,
+            numbers,
+            items,
+            listed,
+            together,
+            order,
+            ready,
+            closing,
+            apart,
+            l2,
+            values,
+            left,
+            right,
         )
 
 
@@ -206,8 +272,10 @@ def parallel(
     numbers: Any,
     items: Any,
     listed: bool,
+    together: bool,
+    order: Any,
     ready: Any,
-    waiting: Any,
+    closing: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -217,7 +285,21 @@ def parallel(
     for task in numba.prange(edges.size - 1):
         left, right = edges[task], edges[task + 1]
         block(
-            kernels, arrays, moments, numbers, items, listed, ready, waiting, apart, l2, values, left, right
+            kernels,
+            arrays,
+            moments,
+            numbers,
+            items,
+            listed,
+            together,
+            order,
+            ready,
+            closing,
+            apart,
+            l2,
+            values,
+            left,
+            right,
         )
 
 

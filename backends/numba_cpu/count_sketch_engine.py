@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from memopt_ref.rules.count_sketch import (
 from memopt_ref.rules.count_sketch_adam import CountSketchRMSProp, along_adam
 from memopt_ref.rules.sketch_state import MOMENTS, SketchedRule
 
+from ..addresses import address_of
 from . import count_sketch_drive as drive
 from . import count_sketch_plan as plan
 from . import count_sketch_rows as loops
@@ -32,45 +34,66 @@ from .layout import BUFFER
 BROAD, NARROW = 128, 16
 #: Bytes of sums that a task holds aside, if its blocks can be made narrow enough.
 ASIDE = 2**20
+#: So many active rows go through the plans of M and V in two threads.
+MANY = 1024
+#: The addresses of no loops.
+NOT_IN_VECTORS = (0, 0)
+_NO_KEYS = np.empty((0, 0, 4), np.uint64)
 
 
 class Sketches(NamedTuple):
-    """The sketches of a step: their words, numbers, and where the active rows live in them."""
+    """The sketches of a step: their words, numbers, and where the active rows live in them.
+
+    ``scaled``: whether the whole table of one is multiplied with a number; ``hold``: arrays whose addresses
+    are among the words.
+    """
 
     words: Any
     addresses: Any
     depth: int
+    order: Any
     ready: Any
+    closing: Any
     apart: int
-    kept: tuple[Any, ...]
+    kept: tuple[quick.Kept | None, ...]
+    scaled: bool
+    hold: tuple[Any, ...]
 
 
 @functools.lru_cache(maxsize=256)
-def keys(seed: int, moment: int, depth: int) -> Any:
-    """The keys of all rows of one sketch, shape [depth, 4]."""
-    own = moment_seed(seed, moment)
-    return np.stack([row_keys(own, j) for j in range(depth)])
+def keys(seed: int, moments: tuple[int, ...], depth: int) -> Any:
+    """The keys of all rows of some sketches, shape [sketches, depth, 4]."""
+    owns = [moment_seed(seed, moment) for moment in moments]
+    return np.stack([[row_keys(own, j) for j in range(depth)] for own in owns])
 
 
 @functools.cache
-def quickly() -> tuple[int, int]:
-    """The addresses of the loops in vectors, or zeros where they do not pay or cannot be compiled."""
+def quickly(form: quick.Form, together: bool) -> tuple[int, int]:
+    """The addresses of the loops in vectors, or zeros where they do not pay or cannot be compiled.
+
+    The first takes the rows through M, if they do not go through both sketches one after the other.
+    """
+    names = tuple(form.kept)
+    first = () if together else names[:-1]
     try:
         if vectors.available():
-            return int(quick.loop(quick.follow).address), int(quick.loop(quick.query).address)
+            over_both = quick.loop(form, names[len(first) :]).address
+            return quick.loop(form, first).address if first else 0, over_both
     except Exception as error:
         what = f"a sketch's loops in vectors cannot be compiled, plain ones step instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
-    return 0, 0
+    return NOT_IN_VECTORS
 
 
 @functools.cache
-def finisher(expression: Any, mean: str, decay: str, wide: bool) -> tuple[int, ...] | None:
-    """The addresses of the loops of a rule, compiled or loaded once a process; None if that fails."""
+def plainly(expression: Any, mean: str, decay: str, wide: bool) -> tuple[int, int, int] | None:
+    """The addresses of the plain loops of a step, compiled or loaded once a process; None if that fails."""
     try:
-        finish = loops.finisher(expression, mean, decay, wide)
-        others = (loops.loop(f, wide) for f in (loops.follow, loops.scale, loops.query, loops.stir))
-        return tuple(int(f.address) for f in (finish, *others))
+        finish, follow, query = (
+            loops.finisher(expression, mean, decay, wide),
+            *(loops.loop(template, wide) for template in (loops.follow, loops.query)),
+        )
+        return finish.address, follow.address, query.address
     except Exception as error:
         what = f"{expression.__name__}() cannot be compiled, NumPy steps instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
@@ -120,12 +143,11 @@ def step(
         g = g.copy()
     arrays = [w, g, *slots]
     steps = [joint_steps(x) for x in arrays]
-    decay, number = decay_of(rule, w)
-    expression, mean = _finish(rule, state)
-    compiled = finisher(expression, mean, decay, native == np.float64)
-    if compiled is None or None in steps:
+    columns, wide = prod(w.shape[1:]), native == np.float64
+    if None in steps:
         return False
-    finish, follow, scale, query, stir = compiled
+    if columns == 0:
+        return True
     own = kind_of(native)
     described = np.array(
         [
@@ -134,48 +156,57 @@ def step(
         ],
         np.int64,
     )
-    columns = int(np.prod(w.shape[1:], dtype=np.int64))
-    if columns == 0:
-        return True
+    decay, number = decay_of(rule, w)
     decays = np.array([0, 0, 0, 0, 0, 0, number], native)
-    active = None
+    active, piece = None, min(columns, BUFFER)
     if indices is None:
-        active = np.empty(w.shape[0], np.bool_)
-        piece = min(columns, BUFFER)
-        drive.find_active(stir, described, decay == "l2", decays.ctypes.data, piece, columns, active)
+        active, stir = np.empty(w.shape[0], np.bool_), loops.loop(loops.stir, wide).address
+        drive.find_active(stir, described, decay == "l2", address_of(decays), piece, columns, active)
         indices = np.flatnonzero(active)
+    indices = np.ascontiguousarray(indices, np.int64)
     rule.check_load("", indices, state)
-    sketches = _sketches(rule, state, tables, t, indices, number, query)
+    wanted = runtime.threads(indices.size * columns, threads)
+    sketches = _sketches(rule, state, tables, t, indices, number, wanted)
     if sketches is None:
         return False
+    expression, mean = _finish(rule, state)
     given = _numbers(rule, t)
     names = loops.finish_numbers(expression, mean)
     values = np.array([*(given[name] for name in names), number, 0.0], np.float64)
-    wanted = runtime.threads(indices.size * columns, threads)
     manner, combinations = rule.manner(), [rule.combination(name) for name in tables]
-    fused = quick.serves(sketches.depth, native, manner, combinations)
-    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize, fused)
+    together, in_vectors = manner.order != "batched", NOT_IN_VECTORS
+    if quick.serves(sketches.depth, native, manner, combinations):
+        in_vectors = quickly(quick.Form(expression, mean, decay, *sketches.kept), together)
+    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize, in_vectors[1] != 0)
+    whole = in_vectors[1] != 0 and not (edges % vectors.LANES).any()
+    plain = (0, 0, 0) if whole else plainly(expression, mean, decay, wide)
+    if plain is None:
+        return False
+    finish, follow, sketches.words[:, loops.QUERY] = plain
+    resting = active is not None and decay == "factor"
+    scale = loops.loop(loops.scale, wide).address if resting or sketches.scaled else 0
     arguments = (
-        np.array([finish, follow, scale, *(quickly() if fused else (0, 0))], np.int64),
+        np.array([finish, follow, scale, *in_vectors], np.int64),
         described,
         sketches.words,
         sketches.addresses,
-        np.ascontiguousarray(indices, np.int64),
+        indices,
         active is not None,
+        together,
+        sketches.order,
         sketches.ready,
-        np.flatnonzero(~sketches.ready),
+        sketches.closing,
         sketches.apart,
         decay == "l2",
-        values.ctypes.data,
+        address_of(values),
         edges,
     )
     if wanted > 1 and edges.size > 2:
         runtime.launch(drive.parallel, arguments, wanted)
     else:
         drive.serial(*arguments)
-    if active is not None and decay == "factor":
-        factor = decays[-1:].ctypes.data
-        drive.shrink_resting(scale, described, factor, min(columns, BUFFER), columns, active)
+    if resting:
+        drive.shrink_resting(scale, described, address_of(decays[-1:]), piece, columns, active)
     return True
 
 
@@ -235,70 +266,84 @@ def _numbers(rule: Any, t: int) -> dict[str, float]:
 
 
 def _sketches(
-    rule: Any, state: Any, tables: dict[str, Any], t: int, items: Any, decay: float, query: int
+    rule: Any, state: Any, tables: dict[str, Any], t: int, items: Any, decay: float, threads: int
 ) -> Sketches | None:
     """Locate the active rows and say how each moment is kept, as ``SketchedRule.track`` does."""
     depth, width = next(iter(tables.values())).shape[:2]
-    native = next(iter(tables.values())).dtype
-    # A few rows more, whose buckets are asked for and not used.
-    room = np.zeros((items.size + loops.AHEAD, depth * len(tables)), np.uint32)
-    places = room[: items.size]
-    held = np.full(room.shape, plan.ALONE, np.uint32)
-    ready, bases = np.ones(items.size, np.bool_), np.zeros(places.shape[1], np.int64)
+    native, manner = next(iter(tables.values())).dtype, rule.manner()
+    k, count = items.size, len(tables)
+    places, held = np.empty((2, k, depth * count), np.uint32)
+    # A row each for M and V, whichever there are.
+    order, closing = np.empty((2, count, k), np.int64)
+    ready, most = np.empty((count, k), np.bool_), np.zeros(count, np.int64)
+    own = _keys(rule, state, tables, depth, items)
+    if own is None:
+        for s, name in enumerate(tables):
+            if not _locate(rule, name, state, items, s * depth, places):
+                return None
+        own = _NO_KEYS
+    signed = np.array([rule.combination(name) != "min" for name in tables])
+    arguments = (items, own, signed, depth, width, manner.order == "batched", places, held, order, ready)
+    if threads > 1 and count > 1 and k >= MANY:
+        runtime.launch(plan.parallel, (*arguments, closing, most), 2)
+    else:
+        plan.serial(*arguments, closing, most)
     words, addresses = np.zeros((2, loops.WORDS), np.int64), np.zeros((2, 3), np.int64)
+    kept: list[quick.Kept | None] = []
     words[:, loops.SIZE] = native.itemsize
-    numbers = np.zeros((2, 9), native)
-    manner, first = rule.manner(), 0
+    numbers = np.empty((2, 9), native)
+    at_places, at_held, at_numbers = address_of(places), address_of(held), address_of(numbers)
     for s, (name, table) in enumerate((name, tables.get(name)) for name in MOMENTS):
         if table is None:
+            kept.append(None)
             continue
-        if not _locate(rule, name, state, items, first, places):
-            return None
-        keep = rule.keeps()[name]
+        keep, first = rule.keeps()[name], 4 * depth * list(tables).index(name)
         fresh = 1.0 if isinstance(rule, CountSketchMomentum) or keep == 1 else 1.0 - keep
-        lazy = manner.decay == "lazy" and keep != 1
-        momentum = fresh == 1
-        words[s, : loops.SPACE] = (
-            table.ctypes.data,
-            table[0, 0].size * native.itemsize,
+        lazy, momentum = manner.decay == "lazy" and keep != 1, fresh == 1
+        combination = rule.combination(name)
+        decays = not lazy and keep != 1
+        words[s, : loops.QUERY] = (
+            address_of(table),
+            table.strides[1],
             depth * width,
             depth,
-            places.ctypes.data + first * places.itemsize,
-            held.ctypes.data + first * held.itemsize,
+            at_places + first,
+            at_held + first,
             places.strides[0],
-            bases.ctypes.data + first * bases.itemsize,
-            loops.COMBINATIONS.index(rule.combination(name)),
+            loops.COMBINATIONS.index(combination),
             lazy,
             momentum,
             manner.delta_from == "row",
             not lazy and fresh != 1,
             manner.conservative and name == "V",
             name == "V",
-            query,
         )
         every = getattr(rule, "clean_every", 0) if name == "V" else 0
         cleans = bool(every) and t % every == 0
-        decays = not lazy and keep != 1
         factor = keep - 1.0 if lazy and momentum else fresh
         scales = (rule.clean_factor if cleans else 1.0, keep if decays else 1.0)
         numbers[s] = (1, -1, 0, 2, depth, factor, decay, *scales)
-        here, size = numbers[s].ctypes.data, native.itemsize
+        here, size = at_numbers + s * numbers.strides[0], native.itemsize
         addresses[s] = (here, here + 7 * size if cleans else 0, here + 8 * size if decays else 0)
-        first += depth
-    apart = plan.arrange(places, width, held, ready, bases) if manner.order == "batched" else 0
-    return Sketches(words, addresses, depth, ready, apart, (places, held, bases, numbers))
+        kept.append(quick.Kept(combination == "min", lazy, momentum, not lazy and fresh != 1))
+    apart, scaled, hold = int(most.max()), bool(addresses[:, 1:].any()), (places, held, numbers)
+    return Sketches(words, addresses, depth, order, ready, closing, apart, tuple(kept), scaled, hold)
+
+
+def _keys(rule: Any, state: Any, tables: dict[str, Any], depth: int, items: Any) -> Any:
+    """The keys of the rows of all sketches, if compiled code can hash these items."""
+    if type(rule.hash) is not Avalanche or (items.size > 0 and items[-1] >= 2**32):
+        return None
+    names = list(MOMENTS)
+    return keys(int(state["seed"]), tuple(names.index(name) + 1 for name in tables), depth)
 
 
 def _locate(rule: Any, name: str, state: Any, items: Any, first: int, places: Any) -> bool:
-    """The places of the active rows in one sketch; those of other families are found by NumPy.
+    """The places of the active rows in one sketch, found by NumPy.
 
     False if a family leads out of the table: compiled code knows no bounds.
     """
     depth, width = state[name].shape[:2]
-    if type(rule.hash) is Avalanche and (items.size == 0 or items[-1] < 2**32):
-        own = keys(int(state["seed"]), list(MOMENTS).index(name) + 1, depth)
-        plan.locate(items, own, rule.combination(name) != "min", width, first, places)
-        return True
     found = rule.sketch(name, state).locate(items)
     if items.size and not (found.buckets.min() >= 0 and found.buckets.max() < width):
         return False

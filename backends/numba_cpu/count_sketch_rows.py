@@ -36,23 +36,22 @@ COMBINATIONS = ("median", "min", "mean")
 #: The words of one moment: address of the sketch's table, bytes from bucket to bucket, their number, depth;
 WORDS = 23
 TABLE, PITCH, BUCKETS, DEPTH = range(4)
-#: addresses of the places of the first active row, of what it finds there, bytes to those of the next, and
-#: where the sums of each row of the sketch begin;
-PLACES, HELD, NEXT, BASES = range(4, 8)
+#: addresses of the places of the first active row and of what it finds there, bytes to those of the next;
+PLACES, HELD, NEXT = range(4, 7)
 #: how QUERY combines; whether decay is lazy, a momentum's, each row's own; whether the increment is taken
 #: times a number, the update is conservative, and the moment is that of the squares;
-COMBINE, LAZY, MOMENTUM, BY_ROW, FRESH, CONSERVATIVE, SQUARES = range(8, 15)
+COMBINE, LAZY, MOMENTUM, BY_ROW, FRESH, CONSERVATIVE, SQUARES = range(7, 14)
 #: addresses of QUERY's loop, of space for a few rows and one for each row of the sketch, of the sums held
 #: aside, of the gradient's row, of the weights' or 0; bytes a number; the address of a row of -0; the place
-#: among the active rows of the one that QUERY will be asked for next.
-QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE, NOTHING, SOON = range(15, 23)
+#: among the active rows of the one that comes next; the address of the numbers.
+QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE, NOTHING, SOON, NUMBERS = range(14, 23)
 #: The numbers.
 ONE, MINUS, ZERO, TWO, DEEP, FACTOR, DECAYED = range(7)
 #: Rows of that space: QUERY's answer, the increment, the gradient with decay, its square.
 ANSWER, STEP, ENTERING, SQUARE, SPARE = range(5)
 
-#: Rows between the one at work and the one whose buckets are asked for; bytes of a cache line.
-AHEAD, LINE = 1, 64
+#: Bytes of a cache line.
+LINE = 64
 
 # Bound anew in every copy of the templates.
 pointer = as_float32
@@ -253,13 +252,12 @@ def follow(table: int, i: int, n: int, values: int) -> None:
         scaled(d, numbers[FACTOR], x, n)
     elif not lazy:
         x = d
-    soon = as_uint32(words[PLACES] + (i + AHEAD) * words[NEXT])
+    soon = as_uint32(words[PLACES] + words[SOON] * words[NEXT])
     for j in range(depth):
         row = as_uint8(bucket(words, soon[j]))
         for line in range(0, pitch, LINE):
             prefetch(row, line)
     places, held = as_uint32(words[PLACES] + i * words[NEXT]), as_uint32(words[HELD] + i * words[NEXT])
-    bases = as_int64(words[BASES])
     if words[CONSERVATIVE] != 0:
         added(old, x, numbers[ONE], n)
     for j in range(depth):
@@ -270,7 +268,7 @@ def follow(table: int, i: int, n: int, values: int) -> None:
         if lazy and by_row:
             scaled(row, own, old, n)
             increment(old, d, numbers[FACTOR], momentum, x, n)
-        total = pointer(words[ASIDE] + (bases[j] + np.int64(held[j] >> np.uint32(2))) * pitch)
+        total = pointer(words[ASIDE] + np.int64(held[j] >> np.uint32(2)) * pitch)
         update(row, x, own, held[j], total, n)
 
 

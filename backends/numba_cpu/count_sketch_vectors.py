@@ -1,48 +1,41 @@
-"""One row of a moment in a sketch of three rows, sixteen float32 at a time.
+"""All active rows of a block of columns and their sketches of three rows, sixteen float32 at a time.
 
-The same numbers in the same operations as in :mod:`.count_sketch_rows`, in one pass: the sketch's three
-buckets are read, asked, brought up to date and asked again while they are in registers, and those of the next
-row are sent for meanwhile. What a bucket takes part in, taking its increment at once or holding a sum aside,
-is only where the pass reads and writes: ``to = base + (sum + increment)``, with a row of -0, which changes no
-number it is added to, in the place of what is not there.
+The same numbers in the same operations as in :mod:`.count_sketch_rows`. One loop takes the rows through M,
+another through V, each in an order in which rows that share a bucket are neighbours; the second also asks M
+again and steps the weights. The buckets of a row are read, asked and brought up to date while they are in
+registers; those of the next are sent for meanwhile, a cache line of each at a time, so that memory is never
+idle. What a bucket takes part in, taking its increment at once or holding a sum aside, is only where the loop
+reads and writes: ``to = base + (sum + increment)``, with a row of -0, which changes no number it is added to,
+in the place of what is not there.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from memopt_ref.rules.elementwise import Expression, parameters
+
 from . import count_sketch_rows as rows
-from .bind import KERNEL, compiled_function
+from .bind import DECAY, KERNEL, compiled_function
 from .count_sketch_plan import ALONE, FIRST, MIDDLE
 from .count_sketch_rows import (
-    AHEAD,
-    ANSWER,
     ASIDE,
-    BASES,
-    COMBINE,
-    DECAYED,
     FACTOR,
-    FRESH,
-    GRADIENT,
     HELD,
-    LAZY,
-    MIN,
-    MOMENTUM,
     NEXT,
     NOTHING,
+    NUMBERS,
     PLACES,
-    SOON,
-    SPACE,
-    SQUARES,
-    WEIGHTS,
     bucket,
+    finish_numbers,
 )
-from .memory import as_float32, as_int64, as_uint32
+from .memory import as_float32, as_float64, as_int64, as_uint8, as_uint32
 from .options import STRICT
+from .pieces import closed, opened, there
 from .vectors import (
     LANES,
     everywhere,
@@ -56,8 +49,39 @@ from .vectors import (
     smaller,
 )
 
-#: Bytes of a vector.
-VECTOR = 4 * LANES
+
+class Kept(NamedTuple):
+    """How a moment is kept, as far as its loop differs; see the words of :mod:`.count_sketch_rows`."""
+
+    least: bool
+    lazy: bool
+    momentum: bool
+    fresh: bool
+
+
+class Form(NamedTuple):
+    """What the loops of a step do.
+
+    Parameters
+    ----------
+    expression : function
+        Steps the weights.
+    mean, decay : str
+        As for :func:`.count_sketch_rows.finish_text`.
+    m, v : Kept or None
+        The sketched moments.
+    """
+
+    expression: Expression
+    mean: str
+    decay: str
+    m: Kept | None
+    v: Kept | None
+
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """The sketched moments by their names."""
+        return {name: kept for name, kept in (("m", self.m), ("v", self.v)) if kept is not None}
 
 
 def serves(depth: int, native: Any, manner: Any, combinations: Any) -> bool:
@@ -68,23 +92,41 @@ def serves(depth: int, native: Any, manner: Any, combinations: Any) -> bool:
 
 
 @numba.njit(**STRICT)
-def combined(x: Any, y: Any, z: Any, least: bool) -> Any:
-    """The least or the median of three, NaN if one is.
-
-    Where none is, one instruction each compares them.
-    """
+def median(x: Any, y: Any, z: Any) -> Any:
+    """The median of three, NaN if one is. Where none is, one instruction each compares them."""
     if ordered(x, y, z):
-        if least:
-            return smaller(smaller(x, y), z)
         return larger(smaller(x, y), smaller(larger(x, y), z))
-    if least:
-        return lesser(lesser(x, y), z)
     return greater(lesser(x, y), lesser(greater(x, y), z))
 
 
 @numba.njit(**STRICT)
-def roads(held: Any, row: int, total: int, nothing: int) -> Any:
+def least(x: Any, y: Any, z: Any) -> Any:
+    """The least of three, NaN if one is."""
+    if ordered(x, y, z):
+        return smaller(smaller(x, y), z)
+    return lesser(lesser(x, y), z)
+
+
+@numba.njit(**STRICT)
+def buckets(words: Any, i: int) -> Any:
+    """The addresses of the three buckets of the active row ``i``."""
+    places = as_uint32(words[PLACES] + i * words[NEXT])
+    return bucket(words, places[0]), bucket(words, places[1]), bucket(words, places[2])
+
+
+@numba.njit(**STRICT)
+def signs(words: Any, i: int) -> Any:
+    """1 or -1 in all lanes for each of them."""
+    places, numbers = as_uint32(words[PLACES] + i * words[NEXT]), as_float32(words[NUMBERS])
+    p, q, r = (rows.sign(places[0], numbers), rows.sign(places[1], numbers), rows.sign(places[2], numbers))
+    return everywhere(p), everywhere(q), everywhere(r)
+
+
+@numba.njit(**STRICT)
+def roads(words: Any, i: int, j: int, row: int, pitch: int) -> Any:
     """Where an increment's base and sum are read, and where it is written."""
+    held, nothing = as_uint32(words[HELD] + i * words[NEXT])[j], words[NOTHING]
+    total = words[ASIDE] + np.int64(held >> np.uint32(2)) * pitch
     if held == ALONE:
         return row, nothing, row
     if held % np.uint32(4) == FIRST:
@@ -94,92 +136,177 @@ def roads(held: Any, row: int, total: int, nothing: int) -> Any:
     return row, total, row
 
 
-@numba.njit(**STRICT)
-def aside(words: Any, held: Any, base: int, pitch: int) -> int:
-    """The address of the sum that a bucket holds aside, or of the row of -0."""
-    nothing: int = words[NOTHING]
-    if held == ALONE:
-        return nothing
-    address: int = words[ASIDE] + (base + np.int64(held >> np.uint32(2))) * pitch
-    return address
+#: The table of a loop: addresses of the words of M and V; of how the weights, the gradient and a dense mean
+#: lie (see :mod:`.count_sketch_drive`), and of a row for each that cannot be used in its place; of the active
+#: rows, their order, which are ready, and where some can be closed; whether the gradient has its rows where
+#: the weights have theirs; the first column.
+TASK = (
+    *("m_words", "v_words", "w_array", "g_array", "mean_array", "own_w", "own_g", "own_mean"),
+    *("items", "order", "ready", "closing", "listed", "left"),
+)
+#: Lines of the loops: over sixteen columns after sixteen, and their weights.
+EACH, WEIGHTS = f"for k in range(0, pitch, {4 * LANES}):", "w = floats_at(w_at + k)"
+_POINTERS = {"m_words", "v_words", "w_array", "g_array", "mean_array", "items", "order", "closing"}
 
 
-@numba.njit(**STRICT)
-def sign(place: Any, numbers: Any) -> Any:
-    """1 or -1 in all lanes."""
-    return everywhere(rows.sign(place, numbers))
+def _asked(x: str, kept: Kept, name: str) -> str:
+    """QUERY of the three values ``name`` of a moment: the least of three has no signs."""
+    if kept.least:
+        return f"least({', '.join(f'{x}{j}_{name}' for j in '123')})"
+    return f"median({', '.join(f'{x}{j}_sign * {x}{j}_{name}' for j in '123')})"
 
 
-def follow(table: int, i: int, n: int, values: int) -> None:
-    """One moment of the active row ``i``: QUERY, the increment, UPDATE, and QUERY: the answer is left."""
-    words, numbers = as_int64(table), as_float32(values)
-    pitch, step, nothing = n * np.int64(4), words[NEXT], words[NOTHING]
-    places, held = as_uint32(words[PLACES] + i * step), as_uint32(words[HELD] + i * step)
-    soon, later = as_uint32(words[PLACES] + (i + AHEAD) * step), as_uint32(words[HELD] + (i + AHEAD) * step)
-    bases, out = as_int64(words[BASES]), words[SPACE] + ANSWER * pitch
-    a, b, c = bucket(words, places[0]), bucket(words, places[1]), bucket(words, places[2])
-    p, q, r = sign(places[0], numbers), sign(places[1], numbers), sign(places[2], numbers)
-    a_base, a_sum, a_to = roads(held[0], a, aside(words, held[0], bases[0], pitch), nothing)
-    b_base, b_sum, b_to = roads(held[1], b, aside(words, held[1], bases[1], pitch), nothing)
-    c_base, c_sum, c_to = roads(held[2], c, aside(words, held[2], bases[2], pitch), nothing)
-    a_soon, a_later = bucket(words, soon[0]), aside(words, later[0], bases[0], pitch)
-    b_soon, b_later = bucket(words, soon[1]), aside(words, later[1], bases[1], pitch)
-    c_soon, c_later = bucket(words, soon[2]), aside(words, later[2], bases[2], pitch)
-    least, lazy, momentum = words[COMBINE] == MIN, words[LAZY] != 0, words[MOMENTUM] != 0
-    fresh, squares, weights = words[FRESH] != 0, words[SQUARES] != 0, words[WEIGHTS]
-    factor, decay, gradient = everywhere(numbers[FACTOR]), everywhere(numbers[DECAYED]), words[GRADIENT]
-    for k in range(0, pitch, VECTOR):
-        fetch(a_soon + k)
-        fetch(b_soon + k)
-        fetch(c_soon + k)
-        fetch(a_later + k)
-        fetch(b_later + k)
-        fetch(c_later + k)
-        d = floats_at(gradient + k)
-        if weights != 0:
-            d = d + decay * floats_at(weights + k)
-        if squares:
-            d = d * d
-        if lazy:
-            x, y, z = floats_at(a + k), floats_at(b + k), floats_at(c + k)
-            if not least:
-                x, y, z = p * x, q * y, r * z
-            old = combined(x, y, z, least)
-            d = factor * old + d if momentum else factor * (d - old)
-        elif fresh:
-            d = factor * d
-        x = floats_at(a_base + k) + (floats_at(a_sum + k) + p * d)
-        y = floats_at(b_base + k) + (floats_at(b_sum + k) + q * d)
-        z = floats_at(c_base + k) + (floats_at(c_sum + k) + r * d)
-        put_floats(a_to + k, x)
-        put_floats(b_to + k, y)
-        put_floats(c_to + k, z)
-        if not least:
-            x, y, z = p * x, q * y, r * z
-        put_floats(out + k, combined(x, y, z, least))
+def _found(x: str) -> list[str]:
+    """Where the buckets of the active row ``i`` are, and those of the row ``after``."""
+    names = [", ".join(f"{x}{j}_{name}" for j in "123") for name in ("old_at", "sign", "soon")]
+    values = (f"buckets({x}_words, i)", f"signs({x}_words, i)", f"buckets({x}_words, after)")
+    return [f"{name} = {value}" for name, value in zip(names, values, strict=True)]
 
 
-def query(table: int, i: int, n: int, values: int) -> None:
-    """QUERY of the active row ``i``; the buckets of the one to be asked for next are sent for."""
-    words, numbers = as_int64(table), as_float32(values)
-    pitch = n * np.int64(4)
-    places = as_uint32(words[PLACES] + i * words[NEXT])
-    soon = as_uint32(words[PLACES] + words[SOON] * words[NEXT])
-    a, b, c = bucket(words, places[0]), bucket(words, places[1]), bucket(words, places[2])
-    p, q, r = sign(places[0], numbers), sign(places[1], numbers), sign(places[2], numbers)
-    a_soon, b_soon, c_soon = bucket(words, soon[0]), bucket(words, soon[1]), bucket(words, soon[2])
-    out, least = words[SPACE] + ANSWER * pitch, words[COMBINE] == MIN
-    for k in range(0, pitch, VECTOR):
-        fetch(a_soon + k)
-        fetch(b_soon + k)
-        fetch(c_soon + k)
-        x, y, z = floats_at(a + k), floats_at(b + k), floats_at(c + k)
-        if not least:
-            x, y, z = p * x, q * y, r * z
-        put_floats(out + k, combined(x, y, z, least))
+def _followed(x: str, kept: Kept) -> list[str]:
+    """QUERY, the increment and UPDATE of sixteen columns, but for writing it."""
+    lines = [f"step = {'entering * entering' if x == 'v' else 'entering'}"]
+    if kept.lazy:
+        lines += [f"old = {_asked(x, kept, 'old')}"]
+        lines += [f"step = {'momentum' if kept.momentum else 'mean'}_delta(old, step, {x}_factor)"]
+    elif kept.fresh:
+        lines += [f"step = {x}_factor * step"]
+    for j in "123":
+        step = "step" if kept.least else f"{x}{j}_sign * step"
+        lines += [f"{x}{j}_new = {x}{j}_base + ({x}{j}_sum + {step})"]
+    return lines
+
+
+def _finished(form: Form) -> list[str]:
+    """The step of sixteen weights."""
+    inside = {"v": "greater(v, zero)", "w": DECAY[form.decay][0].replace("[i]", ""), "g": "entering"}
+    inside["m"] = {"estimate": "m", "slot": "mean", "none": "entering"}[form.mean]
+    call = ", ".join(inside.get(name, name) for name in parameters(form.expression))
+    slot = form.mean == "slot"
+    return [
+        *(f"{x} = {_asked(x, kept, 'new')}" for x, kept in form.kept.items()),
+        *(["mean = beta1 * floats_at(mean_at + k) + fresh1 * entering"] if slot else []),
+        f"out = expression({call})",
+        f"put_floats(w_at + k, out[{form.expression.returns.index('w')}])",  # type: ignore[attr-defined]
+        *(["put_floats(mean_at + k, mean)"] if slot else []),
+    ]
+
+
+def _indented(lines: list[str], depth: int = 1) -> list[str]:
+    return ["    " * depth + line for line in lines]
+
+
+def _entering(form: Form) -> str:
+    return f"entering = {DECAY[form.decay][1].replace('[i]', '')}"
+
+
+def _columns(form: Form, followed: tuple[str, ...], final: bool) -> list[str]:
+    """What a row that is met does with sixteen of its columns."""
+    near = tuple(form.kept) if final else followed
+    lines = [f"fetch({x}{j}_soon + k)" for x in near for j in "123"]
+    lines += ["fetch(g_soon + k)", *(["fetch(w_soon + k)"] if final else [])]
+    # All is read before anything is written: rows a multiple of 4096 bytes apart would wait for one another.
+    lines += ["g = floats_at(g_at + k)"]
+    lines += [WEIGHTS, _entering(form)] if form.decay == "l2" else [_entering(form)]
+    for x in followed:
+        parts = (*(["old"] if form.kept[x].lazy else []), "base", "sum")
+        lines += [f"{x}{j}_{part} = floats_at({x}{j}_{part}_at + k)" for j in "123" for part in parts]
+    for x in followed:
+        lines += _followed(x, form.kept[x])
+    if final:
+        others = [x for x in near if x not in followed]
+        asked = [f"{x}{j}_new = floats_at({x}{j}_old_at + k)" for x in others for j in "123"]
+        lines += ["if stepped:", *_indented([WEIGHTS, *asked, *_finished(form)])]
+    return lines + [f"put_floats({x}{j}_to + k, {x}{j}_new)" for x in followed for j in "123"]
+
+
+def _columns_later(form: Form) -> list[str]:
+    """What a row that had to wait does with sixteen of its columns."""
+    lines = [f"fetch({x}{j}_soon + k)" for x in form.kept for j in "123"]
+    lines += [f"{x}{j}_new = floats_at({x}{j}_old_at + k)" for x in form.kept for j in "123"]
+    return [*lines, "g = floats_at(g_at + k)", WEIGHTS, _entering(form), *_finished(form)]
+
+
+def _rows(form: Form, followed: tuple[str, ...], final: bool) -> list[str]:
+    """What happens to the row at the place ``p`` of the order, and to those that it was the last for."""
+    arrays = ("w", "mean") if form.mean == "slot" else ("w",)
+    to_step = [f"{name}_at = opened({name}_array, row, left, n, own_{name})" for name in arrays]
+    back = [f"closed({name}_array, row, left, n, own_{name}, {name}_at)" for name in arrays]
+    gradient = "g_at = opened(g_array, row if listed else i, left, n, own_g)"
+    lines = ["i, after = order[p], order[min(p + 1, rows - 1)]", "row, next_row = items[i], items[after]"]
+    lines += [gradient, "g_soon = there(g_array, next_row if listed else after, left)"]
+    # The weights and the gradient may begin in the middle of a cache line.
+    lines += ["fetch(g_soon + pitch - 4)"]
+    if final:
+        lines += ["stepped, w_soon = ready[i] != 0, there(w_array, next_row, left)"]
+        lines += ["fetch(w_soon + pitch - 4)"]
+        lines += to_step if form.decay == "l2" else ["if stepped:", *_indented(to_step)]
+    elif form.decay == "l2":
+        lines += to_step[:1]
+    for x in form.kept if final else followed:
+        lines += _found(x)
+    for x in followed:
+        for k, j in enumerate("123"):
+            ways = ", ".join(f"{x}{j}_{part}" for part in ("base_at", "sum_at", "to"))
+            lines += [f"{ways} = roads({x}_words, i, {k}, {x}{j}_old_at, pitch)"]
+    lines += [EACH, *_indented(_columns(form, followed, final))]
+    if final:
+        later = ["row, after = items[i], order[min(q + 1, p)]", gradient, *to_step]
+        later += [line for x in form.kept for line in _found(x)]
+        later += [EACH, *_indented(_columns_later(form)), *back]
+        lines += ["if stepped:", *_indented(back), "for q in range(p + 1 - closing[p], p + 1):"]
+        lines += _indented(["i = order[q]", "if ready[i] == 0:", *_indented(later)])
+    return lines
+
+
+def text(form: Form, followed: tuple[str, ...]) -> str:
+    """The loop that takes all active rows through some of the moments; with the last it steps the weights.
+
+    A row that waits for another is stepped once that is done with, when it is still near.
+    """
+    final, names = "v" in followed or form.v is None, finish_numbers(form.expression, form.mean)
+    lines = ["addresses, values = as_int64(table), as_float64(numbers)"]
+    for k, name in enumerate(TASK):
+        how = {"ready": "as_uint8({})"}.get(name, "as_int64({})" if name in _POINTERS else "{}")
+        lines += [f"{name} = {how.format(f'addresses[{k}]')}"]
+    lines += [f"{name} = everywhere(number(values[{k}]))" for k, name in enumerate([*names, "decay"])]
+    lines += [f"{x}_factor = everywhere(as_float32({x}_words[{NUMBERS}])[{FACTOR}])" for x in followed]
+    lines += ["zero, pitch, w_at, mean_at = everywhere(number(0)), 4 * n, own_w, own_mean"]
+    lines += ["for p in range(rows):", *_indented(_rows(form, followed, final))]
+    return "\n".join(["def loop(table, rows, n, numbers):", *_indented(lines)]) + "\n"
+
+
+#: What the loops call.
+CALLED = {
+    "number": np.float32,
+    "as_int64": as_int64,
+    "as_uint8": as_uint8,
+    "as_float32": as_float32,
+    "as_float64": as_float64,
+    "everywhere": everywhere,
+    "fetch": fetch,
+    "floats_at": floats_at,
+    "put_floats": put_floats,
+    "greater": greater,
+    "median": median,
+    "least": least,
+    "buckets": buckets,
+    "signs": signs,
+    "roads": roads,
+    "there": there,
+    "opened": opened,
+    "closed": closed,
+    "momentum_delta": rows.momentum_delta,
+    "mean_delta": rows.mean_delta,
+}
 
 
 @functools.cache
-def loop(template: Any) -> Any:
-    """One of the two functions, compiled, with an ``address``."""
-    return compiled_function(template, KERNEL, f"sketch-{template.__name__}-vectors")
+def loop(form: Form, followed: tuple[str, ...]) -> Any:
+    """One of the loops, compiled, with an ``address``."""
+    source = text(form, followed)
+    namespace = {"__name__": __name__, **CALLED, "expression": numba.njit(**STRICT)(form.expression)}
+    exec(compile(source, f"<loop of {form.expression.__name__}>", "exec"), namespace)  # noqa: S102
+    marks = ["".join("01"[flag] for flag in kept) if kept else "none" for kept in (form.m, form.v)]
+    parts = ["sketch", "".join(followed), form.expression.__name__, form.mean, form.decay, *marks]
+    return compiled_function(namespace["loop"], KERNEL, "-".join([*parts, "vectors"]))

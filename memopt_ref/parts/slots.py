@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+#: Bytes of a page of memory, and of a huge one.
+PAGE, HUGE_PAGE = 2**12, 2**21
+
 Start = float | Callable[[Any, int], Any]
 
 
@@ -73,19 +76,21 @@ class Slot:
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """An array that begins where a cache line does, if it is large: NumPy's own begin 16 bytes after one.
+    """An array that begins where a page of memory does, if it is large: NumPy's own begin 16 bytes after one.
 
-    A compiled loop that reads pieces of a sketch at random places reads a line less of each.
+    A compiled loop that reads pieces of a sketch at random places reads a cache line or two less of each, and
+    finds more of a very large one, which begins with a huge page, in the tables of addresses.
 
     >>> x = aligned((300, 100), np.dtype(np.float32))
-    >>> x.shape, x.ctypes.data % 64
+    >>> x.shape, x.ctypes.data % 4096
     ((300, 100), 0)
     """
     nbytes = prod(shape) * dtype.itemsize
     if dtype == object or nbytes < 2**16:
         return np.empty(shape, dtype)
-    memory = np.empty(nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
+    page = HUGE_PAGE if nbytes >= 8 * HUGE_PAGE else PAGE
+    memory = np.empty(nbytes + page, np.uint8)
+    start = -memory.ctypes.data % page
     return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 

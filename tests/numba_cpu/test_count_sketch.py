@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import platform
 import re
 import tracemalloc
@@ -178,7 +179,7 @@ def test_large_steps_of_the_rule_of_thumb():
 def in_plain_loops(rule, w, g, state):
     """What a processor without the vectors runs."""
     original = count_sketch_engine.quickly
-    count_sketch_engine.quickly = lambda: (0, 0)
+    count_sketch_engine.quickly = lambda *arguments: count_sketch_engine.NOT_IN_VECTORS
     try:
         through_the_engine(rule, w, g, state)
     finally:
@@ -201,10 +202,15 @@ def test_which_steps_run_in_vectors(monkeypatch):
         seen = []
         monkeypatch.setattr(count_sketch_drive, "serial", lambda *arguments: seen.append(arguments))
         w = np.ones((20, columns), dtype)
-        through_the_engine(rule, w, some_rows(w.shape, 9), rule.init_leaf(w), threads=1, **options)
+        state = rule.init_leaf(w)
+        through_the_engine(rule, w, some_rows(w.shape, 9), state, threads=1, **options)
         ((addresses, *_, edges),) = seen
-        assert all(addresses[3:]) or not any(addresses[3:])
-        return bool(addresses[3]), edges.tolist()
+        # M has a pass of its own where both moments are sketched, and all rows go through it first.
+        both = {"M", "V"} <= state.keys() and rule.order == "batched"
+        assert bool(addresses[3]) == (bool(addresses[4]) and both)
+        # No plain loop is loaded where none has anything to do.
+        assert bool(addresses[0]) == bool(addresses[1]) == (not addresses[4] or columns % 16 != 0)
+        return bool(addresses[4]), edges.tolist()
 
     served = {name for name, rule in RULES.items() if kernels(rule, 16)[0]}
     plain = {"adam-conservative", "adam-row", "adam-signed", "adam-mean", "adam-five", "momentum-row"}
@@ -215,7 +221,7 @@ def test_which_steps_run_in_vectors(monkeypatch):
 
 
 def test_vectors_that_do_not_compile_are_left_to_the_plain_loops(monkeypatch):
-    def fails(template):
+    def fails(form, followed):
         raise TypeError("not today")
 
     monkeypatch.setattr(count_sketch_engine.vectors, "available", lambda: True)
@@ -261,24 +267,83 @@ def test_compiled_hashing_is_that_of_the_family():
     items = np.sort(np.random.default_rng(0).choice(2**32, 300, replace=False)).astype(np.int64)
     for seed, width in ((0, 1), (7, 13_333), (2**63, 2**26)):
         places = np.empty((items.size, 6), np.uint32)
-        for signed, first in ((True, 0), (False, 3)):
-            own = count_sketch_engine.keys(seed, 1 + first // 3, 3)
-            count_sketch_plan.locate(items, own, signed, width, first, places)
-            family, own_seed = Avalanche(), mo.parts.hashing.moment_seed(seed, 1 + first // 3)
+        own = count_sketch_engine.keys(seed, (1, 2), 3)
+        for s, signed in enumerate((True, False)):
+            count_sketch_plan.locate(items, own[s], signed, width, 3 * s, places)
+            family, own_seed = Avalanche(), mo.parts.hashing.moment_seed(seed, 1 + s)
             for j in range(3):
-                found = places[:, first + j].astype(np.int64)
+                found = places[:, 3 * s + j].astype(np.int64)
                 expected = j * width + family.buckets(items, j, width, own_seed)
                 assert np.array_equal(found & ~np.int64(2**31), expected)
                 signs = family.signs(items, j, width, own_seed)
                 assert np.array_equal(found >> 31, (signs < 0) & signed)
 
 
-def test_a_held_sum_is_given_its_place_back():
-    places = np.array([[0], [1], [0], [2], [1], [1], [2]], np.uint32)
-    held, ready, bases = np.empty_like(places), np.ones(7, bool), np.zeros(1, np.int64)
-    assert count_sketch_plan.arrange(places, 4, held, ready, bases) == 2
-    assert [int(h) for h in held[:, 0]] == [0, 4, 2, 0, 5, 6, 2]
-    assert [int(r) for r in np.flatnonzero(ready)] == [2, 5, 6]
+def arranged(places, width):
+    k, depth = places.shape
+    held, order, closing = np.empty_like(places), np.empty(k, np.int64), np.empty(k, np.int64)
+    ready = np.empty(k, np.bool_)
+    most = count_sketch_plan.arrange(places, 0, depth, width, held, order, ready, closing)
+    return most, held, order, ready, closing
+
+
+def test_rows_that_share_buckets_go_together():
+    # Rows 0, 2 and 5 share buckets, 1 and 4, 3 alone; the sign of a place is none of its number.
+    places = np.array([[0, 9], [1, 8], [0, 7], [2, 6], [1, 10], [3, 7]], np.uint32)
+    places[2, 0] |= count_sketch_plan.NEGATIVE
+    most, held, order, ready, closing = arranged(places, 6)
+    alone = int(count_sketch_plan.ALONE)
+    assert order.tolist() == [0, 2, 5, 1, 4, 3]
+    assert closing.tolist() == [0, 0, 3, 0, 2, 0]
+    assert ready.tolist() == [False, False, False, True, True, True]
+    assert most == 2
+    assert held.tolist() == [[0, alone], [0, alone], [2, 4], [alone, alone], [2, alone], [alone, 6]]
+
+
+@pytest.mark.parametrize(("rows", "width", "depth"), [(1, 1, 1), (40, 7, 3), (300, 900, 3), (500, 400, 2)])
+def test_the_order_is_one_that_every_bucket_may_see(rows, width, depth):
+    rng = np.random.default_rng(rows)
+    places = (rng.integers(0, width, (rows, depth)) + width * np.arange(depth)).astype(np.uint32)
+    most, held, order, ready, closing = arranged(places, width)
+    assert sorted(order.tolist()) == list(range(rows))
+    at, open_sums = np.argsort(order), {}
+    for j in range(depth):
+        for place in set(places[:, j].tolist()):
+            own = np.flatnonzero(places[:, j] == place)
+            # In ascending order, and the sum of a bucket in one place from its first row to its last.
+            assert (np.diff(at[own]) > 0).all()
+            kinds = [3] if own.size == 1 else [0, *[1] * (own.size - 2), 2]
+            assert (held[own, j] % 4).tolist() == kinds
+            if own.size > 1:
+                (number,) = set((held[own, j] // 4).tolist())
+                assert number < most
+                open_sums.setdefault(number, []).append((at[own[0]], at[own[-1]]))
+    for spans in open_sums.values():
+        spans.sort()
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+    later = [any((places[i + 1 :, j] == places[i, j]).any() for j in range(depth)) for i in range(rows)]
+    assert ready.tolist() == [not x for x in later]
+    # Every row that waits is in a run that is closed behind its last partner.
+    closed = np.zeros(rows, np.int64)
+    for p in np.flatnonzero(closing):
+        closed[p + 1 - closing[p] : p + 1] += 1
+        first = order[p + 1 - closing[p]]
+        assert (order[p + 1 - closing[p] : p + 1] >= first).all()
+    assert (closed[at[~ready]] == 1).all()
+    assert closed.max(initial=0) <= 1
+
+
+def test_both_ways_through_the_plan_agree():
+    items = np.arange(0, 9000, 3, dtype=np.int64)
+    own, signed = count_sketch_engine.keys(5, (1, 2), 3), np.array([True, False])
+    found = []
+    for way in (count_sketch_plan.serial, count_sketch_plan.parallel):
+        places, held = np.empty((2, items.size, 6), np.uint32)
+        order, closing = np.empty((2, 2, items.size), np.int64)
+        ready, most = np.empty((2, items.size), np.bool_), np.zeros(2, np.int64)
+        way(items, own, signed, 3, 1000, True, places, held, order, ready, closing, most)
+        found.append((places, held, order, ready, closing, most))
+    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_errors_are_those_of_the_rule_and_nothing_is_written():
@@ -369,12 +434,21 @@ def test_no_temporary_of_the_size_of_the_parameter_or_the_sketch():
     assert peak < w.nbytes / 20
 
 
+FORM = count_sketch_vectors.Form(
+    count_sketch_engine.along_adam,
+    "estimate",
+    "none",
+    count_sketch_vectors.Kept(least=False, lazy=True, momentum=False, fresh=False),
+    count_sketch_vectors.Kept(least=True, lazy=True, momentum=False, fresh=False),
+)
+
+
 def test_no_multiplication_is_fused_and_the_loops_are_vectorised():
     compiled = [
         count_sketch_rows.loop(count_sketch_rows.query, False),
         count_sketch_rows.loop(count_sketch_rows.follow, False),
         count_sketch_rows.finisher(count_sketch_engine.along_adam, "estimate", "none", False),
-        count_sketch_vectors.loop(count_sketch_vectors.follow),
+        *(count_sketch_vectors.loop(FORM, followed) for followed in (("m",), ("v",), ("m", "v"))),
     ]
     assert not all(one.cache_hits for one in compiled)
     for one in (one for one in compiled if not one.cache_hits):
@@ -428,8 +502,8 @@ def test_a_loop_that_does_not_compile_is_left_to_the_reference(monkeypatch):
     def fails(*arguments):
         raise TypeError("not today")
 
-    count_sketch_engine.finisher.cache_clear()
+    count_sketch_engine.plainly.cache_clear()
     monkeypatch.setattr(count_sketch_rows, "finisher", fails)
     with pytest.warns(RuntimeWarning, match=r"along_adam\(\) cannot be compiled, NumPy steps instead"):
         assert_same_steps(ADAM(), hard((9, 20), share=0), [some_rows((9, 20), 4)] * 2, count_sketch.step)
-    count_sketch_engine.finisher.cache_clear()
+    count_sketch_engine.plainly.cache_clear()
