@@ -42,7 +42,7 @@ from .vectors import LANES
 
 #: Rows of ``arrays``.
 W, G, MEAN = range(3)
-#: Places in ``kernels``; from the last on the loops in vectors: over M, and over V or both.
+#: Places in ``kernels``.
 FINISH, FOLLOW, SCALE, IN_VECTORS = range(4)
 #: -0 in float32.
 MINUS_ZERO = np.uint32(1 << 31)
@@ -86,17 +86,15 @@ def plainly(
     order: Any,
     ready: Any,
     closing: Any,
-    first: int,
-    last: int,
+    later: Any,
     l2: bool,
     values: int,
     left: int,
     n: int,
     own: int,
 ) -> None:
-    """All rows through the moments ``first`` to ``last``, by plain loops; with V they are stepped."""
-    table, pitch, rows = np.zeros(4, np.int64), n * words[0, SIZE], items.size
-    final = last == 1 or words[1, DEPTH] == 0
+    """All rows, by plain loops."""
+    table, pitch, rows, q = np.zeros(4, np.int64), n * words[0, SIZE], items.size, 0
     for s in range(2):
         table[2 + s] = words[s, SPACE] + ANSWER * pitch
     for p in range(rows):
@@ -104,20 +102,20 @@ def plainly(
         row = items[i]
         g = opened(arrays[G], row if listed else i, left, n, own + G * pitch)
         w = opened(arrays[W], row, left, n, own + W * pitch) if l2 else 0
-        for s in range(first, last + 1):
-            words[s, SOON], words[s, GRADIENT], words[s, WEIGHTS] = after, g, w
-            call_kernel(kernels[FOLLOW], words[s].ctypes.data, i, n, words[s, NUMBERS])
+        for s in range(2):
+            if words[s, DEPTH] != 0:
+                words[s, SOON], words[s, GRADIENT], words[s, WEIGHTS] = after, g, w
+                call_kernel(kernels[FOLLOW], words[s].ctypes.data, i, n, words[s, NUMBERS])
         near(arrays[G], items[after] if listed else after, left, n)
-        if final:
-            near(arrays[W], items[after], left, n)
-            if ready[i]:
-                stepped(kernels, arrays, words, table, row, g, i, left, n, own, values)
-            # Those that waited, now that what they waited for is done with.
-            for q in range(p + 1 - closing[p], p + 1):
-                i = order[q]
-                if not ready[i]:
-                    g = opened(arrays[G], items[i] if listed else i, left, n, own + G * pitch)
-                    stepped(kernels, arrays, words, table, items[i], g, i, left, n, own, values)
+        near(arrays[W], items[after], left, n)
+        if ready[i]:
+            stepped(kernels, arrays, words, table, row, g, i, left, n, own, values)
+        last = q + closing[p]
+        while q < last:
+            i = later[q]
+            g = opened(arrays[G], items[i] if listed else i, left, n, own + G * pitch)
+            stepped(kernels, arrays, words, table, items[i], g, i, left, n, own, values)
+            q += 1
     hold(table)
 
 
@@ -129,10 +127,10 @@ def block(
     numbers: Any,
     items: Any,
     listed: bool,
-    together: bool,
     order: Any,
     ready: Any,
     closing: Any,
+    later: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -144,16 +142,14 @@ def block(
     Parameters
     ----------
     kernels : array of int64
-        Addresses of loops: that step the weights, follow a moment, and multiply rows; and in vectors, or 0,
-        that take all rows through M, and through V or what there is.
+        Addresses of loops: that step the weights, follow a moment, and multiply rows; and that do it all in
+        vectors, or 0.
     items : array of int64
         The active rows.
     listed : bool
         The gradient is dense, and has its rows where the weights have theirs.
-    together : bool
-        A row goes through both sketches before the next row; else all go through M before any through V.
-    order, ready, closing : array, shape [sketches, k]
-        How the rows go through them, see :func:`.count_sketch_plan.arrange`.
+    order, ready, closing, later : array, shape [k]
+        How the rows go through the sketches, see :mod:`.count_sketch_plan`.
     apart : int
         How many sums are held aside at most.
     l2 : bool
@@ -176,50 +172,21 @@ def block(
         for k in range(1, 3):
             if numbers[s, k] != 0:
                 call_kernel(kernels[SCALE], words[s].ctypes.data, words[s, BUCKETS], n, numbers[s, k])
-    fused = kernels[IN_VECTORS + 1] != 0 and n % LANES == 0
     task = np.zeros(len(TASK), np.int64)
-    if fused:
+    if kernels[IN_VECTORS] != 0 and n % LANES == 0:
         for c in range(n):
             as_uint32(nothing)[c] = MINUS_ZERO
-        task[0], task[1] = words[0].ctypes.data, words[1].ctypes.data
+        for s in range(2):
+            task[s] = words[s].ctypes.data
         for k in range(3):
             if k < arrays.shape[0]:
                 task[2 + k] = arrays[k].ctypes.data
             task[5 + k] = own + k * pitch
-        task[8], task[12], task[13] = items.ctypes.data, listed, left
-    m, v = words[0, DEPTH] != 0, words[1, DEPTH] != 0
-    for turn in range(2):
-        final = turn == 1
-        if not final and (together or not (m and v)):
-            continue
-        s = 1 if final and v else 0
-        own_plan = s if m and v else 0
-        if fused:
-            task[9], task[10], task[11] = (
-                order[own_plan].ctypes.data,
-                ready[own_plan].ctypes.data,
-                closing[own_plan].ctypes.data,
-            )
-            call_kernel(kernels[IN_VECTORS + turn], task.ctypes.data, items.size, n, values)
-        else:
-            first = 0 if together and m else s
-            plainly(
-                kernels,
-                arrays,
-                words,
-                items,
-                listed,
-                order[own_plan],
-                ready[own_plan],
-                closing[own_plan],
-                first,
-                s,
-                l2,
-                values,
-                left,
-                n,
-                own,
-            )
+        task[8], task[9], task[10] = items.ctypes.data, order.ctypes.data, ready.ctypes.data
+        task[11], task[12], task[13], task[14] = closing.ctypes.data, later.ctypes.data, listed, left
+        call_kernel(kernels[IN_VECTORS], task.ctypes.data, items.size, n, values)
+    else:
+        plainly(kernels, arrays, words, items, listed, order, ready, closing, later, l2, values, left, n, own)
     hold(space)
     hold(task)
     hold(words)
@@ -233,10 +200,10 @@ def serial(
     numbers: Any,
     items: Any,
     listed: bool,
-    together: bool,
     order: Any,
     ready: Any,
     closing: Any,
+    later: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -252,10 +219,10 @@ def serial(
             numbers,
             items,
             listed,
-            together,
             order,
             ready,
             closing,
+            later,
             apart,
             l2,
             values,
@@ -272,10 +239,10 @@ def parallel(
     numbers: Any,
     items: Any,
     listed: bool,
-    together: bool,
     order: Any,
     ready: Any,
     closing: Any,
+    later: Any,
     apart: int,
     l2: bool,
     values: int,
@@ -291,10 +258,10 @@ def parallel(
             numbers,
             items,
             listed,
-            together,
             order,
             ready,
             closing,
+            later,
             apart,
             l2,
             values,

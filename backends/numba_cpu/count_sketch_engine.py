@@ -34,30 +34,36 @@ from .layout import BUFFER
 BROAD, NARROW = 128, 16
 #: Bytes of sums that a task holds aside, if its blocks can be made narrow enough.
 ASIDE = 2**20
-#: So many active rows go through the plans of M and V in two threads.
+#: So many active rows are looked for in M and V by two threads.
 MANY = 1024
-#: The addresses of no loops.
-NOT_IN_VECTORS = (0, 0)
 _NO_KEYS = np.empty((0, 0, 4), np.uint64)
 
 
-class Sketches(NamedTuple):
-    """The sketches of a step: their words, numbers, and where the active rows live in them.
+class Course(NamedTuple):
+    """How the active rows go through the sketches, see :mod:`.count_sketch_plan`."""
 
-    ``scaled``: whether the whole table of one is multiplied with a number; ``hold``: arrays whose addresses
-    are among the words.
+    places: Any
+    held: Any
+    order: Any
+    ready: Any
+    closing: Any
+    later: Any
+    apart: int
+
+
+class Sketches(NamedTuple):
+    """The sketches of a step: their words, and what these have the addresses of.
+
+    ``scaled``: whether the whole table of one is multiplied with a number.
     """
 
     words: Any
     addresses: Any
     depth: int
-    order: Any
-    ready: Any
-    closing: Any
-    apart: int
+    course: Course
     kept: tuple[quick.Kept | None, ...]
     scaled: bool
-    hold: tuple[Any, ...]
+    numbers: Any
 
 
 @functools.lru_cache(maxsize=256)
@@ -68,21 +74,14 @@ def keys(seed: int, moments: tuple[int, ...], depth: int) -> Any:
 
 
 @functools.cache
-def quickly(form: quick.Form, together: bool) -> tuple[int, int]:
-    """The addresses of the loops in vectors, or zeros where they do not pay or cannot be compiled.
-
-    The first takes the rows through M, if they do not go through both sketches one after the other.
-    """
-    names = tuple(form.kept)
-    first = () if together else names[:-1]
+def quickly(form: quick.Form) -> int:
+    """The address of the loop in vectors, or 0 where it does not pay or cannot be compiled."""
     try:
-        if vectors.available():
-            over_both = quick.loop(form, names[len(first) :]).address
-            return quick.loop(form, first).address if first else 0, over_both
+        return quick.loop(form).address if vectors.available() else 0
     except Exception as error:
-        what = f"a sketch's loops in vectors cannot be compiled, plain ones step instead ({error})"
+        what = f"a sketch's loop in vectors cannot be compiled, plain ones step instead ({error})"
         warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
-    return NOT_IN_VECTORS
+        return 0
 
 
 @functools.cache
@@ -174,11 +173,11 @@ def step(
     names = loops.finish_numbers(expression, mean)
     values = np.array([*(given[name] for name in names), number, 0.0], np.float64)
     manner, combinations = rule.manner(), [rule.combination(name) for name in tables]
-    together, in_vectors = manner.order != "batched", NOT_IN_VECTORS
+    in_vectors = 0
     if quick.serves(sketches.depth, native, manner, combinations):
-        in_vectors = quickly(quick.Form(expression, mean, decay, *sketches.kept), together)
-    edges = _edges(columns, wanted, blocks, sketches.apart * native.itemsize, in_vectors[1] != 0)
-    whole = in_vectors[1] != 0 and not (edges % vectors.LANES).any()
+        in_vectors = quickly(quick.Form(expression, mean, decay, *sketches.kept))
+    edges = _edges(columns, wanted, blocks, sketches.course.apart * native.itemsize, in_vectors != 0)
+    whole = in_vectors != 0 and not (edges % vectors.LANES).any()
     plain = (0, 0, 0) if whole else plainly(expression, mean, decay, wide)
     if plain is None:
         return False
@@ -186,17 +185,13 @@ def step(
     resting = active is not None and decay == "factor"
     scale = loops.loop(loops.scale, wide).address if resting or sketches.scaled else 0
     arguments = (
-        np.array([finish, follow, scale, *in_vectors], np.int64),
+        np.array([finish, follow, scale, in_vectors], np.int64),
         described,
         sketches.words,
         sketches.addresses,
         indices,
         active is not None,
-        together,
-        sketches.order,
-        sketches.ready,
-        sketches.closing,
-        sketches.apart,
+        *sketches.course[2:],
         decay == "l2",
         address_of(values),
         edges,
@@ -269,30 +264,16 @@ def _sketches(
     rule: Any, state: Any, tables: dict[str, Any], t: int, items: Any, decay: float, threads: int
 ) -> Sketches | None:
     """Locate the active rows and say how each moment is kept, as ``SketchedRule.track`` does."""
+    course = _course(rule, state, tables, items, threads)
+    if course is None:
+        return None
     depth, width = next(iter(tables.values())).shape[:2]
     native, manner = next(iter(tables.values())).dtype, rule.manner()
-    k, count = items.size, len(tables)
-    places, held = np.empty((2, k, depth * count), np.uint32)
-    # A row each for M and V, whichever there are.
-    order, closing = np.empty((2, count, k), np.int64)
-    ready, most = np.empty((count, k), np.bool_), np.zeros(count, np.int64)
-    own = _keys(rule, state, tables, depth, items)
-    if own is None:
-        for s, name in enumerate(tables):
-            if not _locate(rule, name, state, items, s * depth, places):
-                return None
-        own = _NO_KEYS
-    signed = np.array([rule.combination(name) != "min" for name in tables])
-    arguments = (items, own, signed, depth, width, manner.order == "batched", places, held, order, ready)
-    if threads > 1 and count > 1 and k >= MANY:
-        runtime.launch(plan.parallel, (*arguments, closing, most), 2)
-    else:
-        plan.serial(*arguments, closing, most)
     words, addresses = np.zeros((2, loops.WORDS), np.int64), np.zeros((2, 3), np.int64)
     kept: list[quick.Kept | None] = []
     words[:, loops.SIZE] = native.itemsize
     numbers = np.empty((2, 9), native)
-    at_places, at_held, at_numbers = address_of(places), address_of(held), address_of(numbers)
+    at_places, at_held, at_numbers = (address_of(x) for x in (course.places, course.held, numbers))
     for s, (name, table) in enumerate((name, tables.get(name)) for name in MOMENTS):
         if table is None:
             kept.append(None)
@@ -309,7 +290,7 @@ def _sketches(
             depth,
             at_places + first,
             at_held + first,
-            places.strides[0],
+            course.places.strides[0],
             loops.COMBINATIONS.index(combination),
             lazy,
             momentum,
@@ -326,8 +307,35 @@ def _sketches(
         here, size = at_numbers + s * numbers.strides[0], native.itemsize
         addresses[s] = (here, here + 7 * size if cleans else 0, here + 8 * size if decays else 0)
         kept.append(quick.Kept(combination == "min", lazy, momentum, not lazy and fresh != 1))
-    apart, scaled, hold = int(most.max()), bool(addresses[:, 1:].any()), (places, held, numbers)
-    return Sketches(words, addresses, depth, order, ready, closing, apart, tuple(kept), scaled, hold)
+    return Sketches(words, addresses, depth, course, tuple(kept), bool(addresses[:, 1:].any()), numbers)
+
+
+def _course(rule: Any, state: Any, tables: dict[str, Any], items: Any, threads: int) -> Course | None:
+    """How the active rows go through the sketches; None where compiled code cannot follow."""
+    depth, width = next(iter(tables.values())).shape[:2]
+    k, count, batched = items.size, len(tables), rule.manner().order == "batched"
+    linked = batched and k <= width
+    places, held = np.empty((2, k, depth * count), np.uint32)
+    links, counts = np.empty((count, 4, k * depth * linked), np.int32), np.zeros(count, np.int64)
+    order, closing, later = np.empty((3, k), np.uint32)
+    ready = np.empty(k, np.bool_)
+    own = _keys(rule, state, tables, depth, items)
+    if own is None:
+        for s, name in enumerate(tables):
+            if not _locate(rule, name, state, items, s * depth, places):
+                return None
+        own = _NO_KEYS
+    signed = np.array([rule.combination(name) != "min" for name in tables])
+    arguments = (items, own, signed, depth, width, linked, places, links, counts)
+    if threads > 1 and count > 1 and k >= MANY:
+        runtime.launch(plan.parallel, arguments, 2)
+    else:
+        plan.serial(*arguments)
+    if linked:
+        apart = plan.settle(links, counts, order, held, ready, closing, later)
+    else:
+        apart = plan.in_turn(places, width, batched, held, order, ready, closing, later)
+    return Course(places, held, order, ready, closing, later, apart)
 
 
 def _keys(rule: Any, state: Any, tables: dict[str, Any], depth: int, items: Any) -> Any:

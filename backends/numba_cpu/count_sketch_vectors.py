@@ -1,12 +1,11 @@
 """All active rows of a block of columns and their sketches of three rows, sixteen float32 at a time.
 
-The same numbers in the same operations as in :mod:`.count_sketch_rows`. One loop takes the rows through M,
-another through V, each in an order in which rows that share a bucket are neighbours; the second also asks M
-again and steps the weights. The buckets of a row are read, asked and brought up to date while they are in
-registers; those of the next are sent for meanwhile, a cache line of each at a time, so that memory is never
-idle. What a bucket takes part in, taking its increment at once or holding a sum aside, is only where the loop
-reads and writes: ``to = base + (sum + increment)``, with a row of -0, which changes no number it is added to,
-in the place of what is not there.
+The same numbers in the same operations as in :mod:`.count_sketch_rows`, in one loop: the buckets of a row are
+read, asked and brought up to date while they are in registers, and the weights are stepped as soon as no
+bucket of the row waits for another row; what belongs to the next row is sent for meanwhile, a cache line of
+each at a time, so that memory is seldom idle. What a bucket takes part in, taking its increment at once or
+holding a sum aside, is only where the loop reads and writes: ``to = base + (sum + increment)``, with a row of
+-0, which changes no number it is added to, in the place of what is not there.
 """
 
 from __future__ import annotations
@@ -142,11 +141,15 @@ def roads(words: Any, i: int, j: int, row: int, pitch: int) -> Any:
 #: the weights have theirs; the first column.
 TASK = (
     *("m_words", "v_words", "w_array", "g_array", "mean_array", "own_w", "own_g", "own_mean"),
-    *("items", "order", "ready", "closing", "listed", "left"),
+    *("items", "order", "ready", "closing", "later", "listed", "left"),
 )
 #: Lines of the loops: over sixteen columns after sixteen, and their weights.
 EACH, WEIGHTS = f"for k in range(0, pitch, {4 * LANES}):", "w = floats_at(w_at + k)"
-_POINTERS = {"m_words", "v_words", "w_array", "g_array", "mean_array", "items", "order", "closing"}
+_POINTERS = {
+    **dict.fromkeys(("m_words", "v_words", "w_array", "g_array", "mean_array", "items"), "as_int64"),
+    **dict.fromkeys(("order", "closing", "later"), "as_uint32"),
+    "ready": "as_uint8",
+}
 
 
 def _asked(x: str, kept: Kept, name: str) -> str:
@@ -200,79 +203,71 @@ def _entering(form: Form) -> str:
     return f"entering = {DECAY[form.decay][1].replace('[i]', '')}"
 
 
-def _columns(form: Form, followed: tuple[str, ...], final: bool) -> list[str]:
+def _sent_for(form: Form) -> list[str]:
+    places = [f"{x}{j}_soon" for x in form.kept for j in "123"]
+    return [f"fetch({place} + k)" for place in (*places, "g_soon", "w_soon")]
+
+
+def _columns(form: Form) -> list[str]:
     """What a row that is met does with sixteen of its columns."""
-    near = tuple(form.kept) if final else followed
-    lines = [f"fetch({x}{j}_soon + k)" for x in near for j in "123"]
-    lines += ["fetch(g_soon + k)", *(["fetch(w_soon + k)"] if final else [])]
+    lines = _sent_for(form)
     # All is read before anything is written: rows a multiple of 4096 bytes apart would wait for one another.
     lines += ["g = floats_at(g_at + k)"]
     lines += [WEIGHTS, _entering(form)] if form.decay == "l2" else [_entering(form)]
-    for x in followed:
-        parts = (*(["old"] if form.kept[x].lazy else []), "base", "sum")
+    for x, kept in form.kept.items():
+        parts = (*(["old"] if kept.lazy else []), "base", "sum")
         lines += [f"{x}{j}_{part} = floats_at({x}{j}_{part}_at + k)" for j in "123" for part in parts]
-    for x in followed:
-        lines += _followed(x, form.kept[x])
-    if final:
-        others = [x for x in near if x not in followed]
-        asked = [f"{x}{j}_new = floats_at({x}{j}_old_at + k)" for x in others for j in "123"]
-        lines += ["if stepped:", *_indented([WEIGHTS, *asked, *_finished(form)])]
-    return lines + [f"put_floats({x}{j}_to + k, {x}{j}_new)" for x in followed for j in "123"]
+    for x, kept in form.kept.items():
+        lines += _followed(x, kept)
+    lines += ["if ready[i] != 0:", *_indented([WEIGHTS, *_finished(form)])]
+    return lines + [f"put_floats({x}{j}_to + k, {x}{j}_new)" for x in form.kept for j in "123"]
 
 
 def _columns_later(form: Form) -> list[str]:
     """What a row that had to wait does with sixteen of its columns."""
-    lines = [f"fetch({x}{j}_soon + k)" for x in form.kept for j in "123"]
+    lines = _sent_for(form)
     lines += [f"{x}{j}_new = floats_at({x}{j}_old_at + k)" for x in form.kept for j in "123"]
     return [*lines, "g = floats_at(g_at + k)", WEIGHTS, _entering(form), *_finished(form)]
 
 
-def _rows(form: Form, followed: tuple[str, ...], final: bool) -> list[str]:
-    """What happens to the row at the place ``p`` of the order, and to those that it was the last for."""
+def _rows(form: Form) -> list[str]:
+    """What happens to the row at the place ``p`` of the order, and to those that have waited for it."""
     arrays = ("w", "mean") if form.mean == "slot" else ("w",)
     to_step = [f"{name}_at = opened({name}_array, row, left, n, own_{name})" for name in arrays]
     back = [f"closed({name}_array, row, left, n, own_{name}, {name}_at)" for name in arrays]
     gradient = "g_at = opened(g_array, row if listed else i, left, n, own_g)"
+    found = [line for x in form.kept for line in _found(x)]
     lines = ["i, after = order[p], order[min(p + 1, rows - 1)]", "row, next_row = items[i], items[after]"]
-    lines += [gradient, "g_soon = there(g_array, next_row if listed else after, left)"]
     # The weights and the gradient may begin in the middle of a cache line.
-    lines += ["fetch(g_soon + pitch - 4)"]
-    if final:
-        lines += ["stepped, w_soon = ready[i] != 0, there(w_array, next_row, left)"]
-        lines += ["fetch(w_soon + pitch - 4)"]
-        lines += to_step if form.decay == "l2" else ["if stepped:", *_indented(to_step)]
-    elif form.decay == "l2":
-        lines += to_step[:1]
-    for x in form.kept if final else followed:
-        lines += _found(x)
-    for x in followed:
+    soon = ["g_soon = there(g_array, next_row if listed else after, left)", "fetch(g_soon + pitch - 4)"]
+    soon += ["w_soon = there(w_array, next_row, left)", "fetch(w_soon + pitch - 4)"]
+    lines += [gradient, *soon]
+    lines += to_step if form.decay == "l2" else ["if ready[i] != 0:", *_indented(to_step)]
+    lines += found
+    for x in form.kept:
         for k, j in enumerate("123"):
             ways = ", ".join(f"{x}{j}_{part}" for part in ("base_at", "sum_at", "to"))
             lines += [f"{ways} = roads({x}_words, i, {k}, {x}{j}_old_at, pitch)"]
-    lines += [EACH, *_indented(_columns(form, followed, final))]
-    if final:
-        later = ["row, after = items[i], order[min(q + 1, p)]", gradient, *to_step]
-        later += [line for x in form.kept for line in _found(x)]
-        later += [EACH, *_indented(_columns_later(form)), *back]
-        lines += ["if stepped:", *_indented(back), "for q in range(p + 1 - closing[p], p + 1):"]
-        lines += _indented(["i = order[q]", "if ready[i] == 0:", *_indented(later)])
-    return lines
+    lines += [EACH, *_indented(_columns(form)), "if ready[i] != 0:", *_indented(back)]
+    now = ["i, after = later[q], later[min(q + 1, last - 1)]", "row, next_row = items[i], items[after]"]
+    now += [gradient, *soon, *to_step, *found]
+    now += [EACH, *_indented(_columns_later(form)), *back, "q += 1"]
+    return [*lines, "last = q + closing[p]", "while q < last:", *_indented(now)]
 
 
-def text(form: Form, followed: tuple[str, ...]) -> str:
-    """The loop that takes all active rows through some of the moments; with the last it steps the weights.
+def text(form: Form) -> str:
+    """The loop that takes all active rows through their sketches and steps them.
 
-    A row that waits for another is stepped once that is done with, when it is still near.
+    A row that waits for another is stepped once that is done with, when it is mostly still near.
     """
-    final, names = "v" in followed or form.v is None, finish_numbers(form.expression, form.mean)
+    names = finish_numbers(form.expression, form.mean)
     lines = ["addresses, values = as_int64(table), as_float64(numbers)"]
     for k, name in enumerate(TASK):
-        how = {"ready": "as_uint8({})"}.get(name, "as_int64({})" if name in _POINTERS else "{}")
-        lines += [f"{name} = {how.format(f'addresses[{k}]')}"]
+        lines += [f"{name} = {_POINTERS.get(name, '')}(addresses[{k}])"]
     lines += [f"{name} = everywhere(number(values[{k}]))" for k, name in enumerate([*names, "decay"])]
-    lines += [f"{x}_factor = everywhere(as_float32({x}_words[{NUMBERS}])[{FACTOR}])" for x in followed]
-    lines += ["zero, pitch, w_at, mean_at = everywhere(number(0)), 4 * n, own_w, own_mean"]
-    lines += ["for p in range(rows):", *_indented(_rows(form, followed, final))]
+    lines += [f"{x}_factor = everywhere(as_float32({x}_words[{NUMBERS}])[{FACTOR}])" for x in form.kept]
+    lines += ["zero, pitch, w_at, mean_at, q = everywhere(number(0)), 4 * n, own_w, own_mean, 0"]
+    lines += ["for p in range(rows):", *_indented(_rows(form))]
     return "\n".join(["def loop(table, rows, n, numbers):", *_indented(lines)]) + "\n"
 
 
@@ -281,6 +276,7 @@ CALLED = {
     "number": np.float32,
     "as_int64": as_int64,
     "as_uint8": as_uint8,
+    "as_uint32": as_uint32,
     "as_float32": as_float32,
     "as_float64": as_float64,
     "everywhere": everywhere,
@@ -302,11 +298,11 @@ CALLED = {
 
 
 @functools.cache
-def loop(form: Form, followed: tuple[str, ...]) -> Any:
-    """One of the loops, compiled, with an ``address``."""
-    source = text(form, followed)
+def loop(form: Form) -> Any:
+    """The loop, compiled, with an ``address``."""
+    source = text(form)
     namespace = {"__name__": __name__, **CALLED, "expression": numba.njit(**STRICT)(form.expression)}
     exec(compile(source, f"<loop of {form.expression.__name__}>", "exec"), namespace)  # noqa: S102
     marks = ["".join("01"[flag] for flag in kept) if kept else "none" for kept in (form.m, form.v)]
-    parts = ["sketch", "".join(followed), form.expression.__name__, form.mean, form.decay, *marks]
+    parts = ["sketch", form.expression.__name__, form.mean, form.decay, *marks]
     return compiled_function(namespace["loop"], KERNEL, "-".join([*parts, "vectors"]))

@@ -107,7 +107,8 @@ def dense(shape, seed=0, dtype="float32", share=0.002):
 
 @pytest.mark.parametrize("rule", EACH)
 def test_row_sparse_steps_have_the_bits_of_the_reference(rule):
-    for shape, active in (((60, 37), 41), ((80, 130), 12), ((9,), 4), ((30, 2, 3), 30)):
+    # The last has more buckets than active rows in each row of a sketch.
+    for shape, active in (((60, 37), 41), ((80, 130), 12), ((9,), 4), ((30, 2, 3), 30), ((900, 20), 50)):
         w = hard(shape, seed=1, share=0)
         assert_same_steps(rule, w, [some_rows(shape, active, seed) for seed in range(2)])
 
@@ -179,7 +180,7 @@ def test_large_steps_of_the_rule_of_thumb():
 def in_plain_loops(rule, w, g, state):
     """What a processor without the vectors runs."""
     original = count_sketch_engine.quickly
-    count_sketch_engine.quickly = lambda *arguments: count_sketch_engine.NOT_IN_VECTORS
+    count_sketch_engine.quickly = lambda form: 0
     try:
         through_the_engine(rule, w, g, state)
     finally:
@@ -205,12 +206,9 @@ def test_which_steps_run_in_vectors(monkeypatch):
         state = rule.init_leaf(w)
         through_the_engine(rule, w, some_rows(w.shape, 9), state, threads=1, **options)
         ((addresses, *_, edges),) = seen
-        # M has a pass of its own where both moments are sketched, and all rows go through it first.
-        both = {"M", "V"} <= state.keys() and rule.order == "batched"
-        assert bool(addresses[3]) == (bool(addresses[4]) and both)
         # No plain loop is loaded where none has anything to do.
-        assert bool(addresses[0]) == bool(addresses[1]) == (not addresses[4] or columns % 16 != 0)
-        return bool(addresses[4]), edges.tolist()
+        assert bool(addresses[0]) == bool(addresses[1]) == (not addresses[3] or columns % 16 != 0)
+        return bool(addresses[3]), edges.tolist()
 
     served = {name for name, rule in RULES.items() if kernels(rule, 16)[0]}
     plain = {"adam-conservative", "adam-row", "adam-signed", "adam-mean", "adam-five", "momentum-row"}
@@ -221,14 +219,14 @@ def test_which_steps_run_in_vectors(monkeypatch):
 
 
 def test_vectors_that_do_not_compile_are_left_to_the_plain_loops(monkeypatch):
-    def fails(form, followed):
+    def fails(form):
         raise TypeError("not today")
 
     monkeypatch.setattr(count_sketch_engine.vectors, "available", lambda: True)
     monkeypatch.setattr(count_sketch_engine.quick, "loop", fails)
     count_sketch_engine.quickly.cache_clear()
     with pytest.warns(
-        RuntimeWarning, match="loops in vectors cannot be compiled, plain ones step .*not today"
+        RuntimeWarning, match="loop in vectors cannot be compiled, plain ones step .*not today"
     ):
         assert_same_steps(ADAM(), hard((9, 32), share=0), [some_rows((9, 32), 4)] * 2)
     count_sketch_engine.quickly.cache_clear()
@@ -279,70 +277,116 @@ def test_compiled_hashing_is_that_of_the_family():
                 assert np.array_equal(found >> 31, (signs < 0) & signed)
 
 
-def arranged(places, width):
-    k, depth = places.shape
-    held, order, closing = np.empty_like(places), np.empty(k, np.int64), np.empty(k, np.int64)
-    ready = np.empty(k, np.bool_)
-    most = count_sketch_plan.arrange(places, 0, depth, width, held, order, ready, closing)
-    return most, held, order, ready, closing
+def planned(places, width, sketches=1, near=True, batched=True):
+    """Both ways to a plan, as the engine takes them."""
+    k, columns = places.shape
+    depth = columns // sketches
+    held, ready = np.zeros_like(places), np.empty(k, np.bool_)
+    order, closing, later = np.empty((3, k), np.uint32)
+    if not near:
+        most = count_sketch_plan.in_turn(places, width, batched, held, order, ready, closing, later)
+        return most, held, order, ready, closing, later
+    links, counts = np.empty((sketches, 4, k * depth), np.int32), np.empty(sketches, np.int64)
+    for s in range(sketches):
+        counts[s] = count_sketch_plan.link(places, s * depth, depth, width, links[s])
+    most = count_sketch_plan.settle(links, counts, order, held, ready, closing, later)
+    return most, held, order, ready, closing, later
 
 
-def test_rows_that_share_buckets_go_together():
+def some_places(rows, width, depth, sketches, seed=0):
+    rng = np.random.default_rng(seed)
+    base = np.tile(width * np.arange(depth), sketches)
+    places = (rng.integers(0, width, (rows, depth * sketches)) + base).astype(np.uint32)
+    places[:, 0] |= (rng.integers(0, 2, rows) << 31).astype(np.uint32)
+    return places
+
+
+def test_partners_are_met_soon_after_one_another():
     # Rows 0, 2 and 5 share buckets, 1 and 4, 3 alone; the sign of a place is none of its number.
     places = np.array([[0, 9], [1, 8], [0, 7], [2, 6], [1, 10], [3, 7]], np.uint32)
     places[2, 0] |= count_sketch_plan.NEGATIVE
-    most, held, order, ready, closing = arranged(places, 6)
     alone = int(count_sketch_plan.ALONE)
+    most, held, order, ready, closing, later = planned(places, 6)
     assert order.tolist() == [0, 2, 5, 1, 4, 3]
-    assert closing.tolist() == [0, 0, 3, 0, 2, 0]
     assert ready.tolist() == [False, False, False, True, True, True]
+    assert closing.tolist() == [0, 1, 1, 0, 1, 0]
+    assert later[:3].tolist() == [0, 2, 1]
     assert most == 2
-    assert held.tolist() == [[0, alone], [0, alone], [2, 4], [alone, alone], [2, alone], [alone, 6]]
+    assert held.tolist() == [[0, alone], [4, alone], [2, 4], [alone, alone], [6, alone], [alone, 6]]
+    most, held, order, ready, closing, later = planned(places, 6, near=False)
+    assert order.tolist() == [0, 1, 2, 3, 4, 5]
+    assert closing.tolist() == [0, 0, 0, 0, 0, 3]
+    assert later[:3].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("rows", "width", "depth"), [(1, 1, 1), (40, 7, 3), (300, 900, 3), (500, 400, 2)])
-def test_the_order_is_one_that_every_bucket_may_see(rows, width, depth):
-    rng = np.random.default_rng(rows)
-    places = (rng.integers(0, width, (rows, depth)) + width * np.arange(depth)).astype(np.uint32)
-    most, held, order, ready, closing = arranged(places, width)
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "width", "depth", "sketches"),
+    [(1, 1, 1, 1), (40, 7, 3, 2), (300, 900, 3, 2), (500, 400, 2, 1), (2000, 5000, 3, 2), (0, 3, 2, 1)],
+)
+def test_every_bucket_meets_its_rows_in_ascending_order(rows, width, depth, sketches, near):
+    places = some_places(rows, width, depth, sketches)
+    most, held, order, ready, closing, later = planned(places, width, sketches, near)
     assert sorted(order.tolist()) == list(range(rows))
-    at, open_sums = np.argsort(order), {}
-    for j in range(depth):
-        for place in set(places[:, j].tolist()):
-            own = np.flatnonzero(places[:, j] == place)
-            # In ascending order, and the sum of a bucket in one place from its first row to its last.
+    at, spans = np.argsort(order), {}
+    due = at.copy()
+    bare = (places & ~count_sketch_plan.NEGATIVE).astype(np.int64)
+    for column in range(depth * sketches):
+        for place in set(bare[:, column].tolist()):
+            own = np.flatnonzero(bare[:, column] == place)
             assert (np.diff(at[own]) > 0).all()
-            kinds = [3] if own.size == 1 else [0, *[1] * (own.size - 2), 2]
-            assert (held[own, j] % 4).tolist() == kinds
+            assert (held[own, column] % 4).tolist() == (
+                [3] if own.size == 1 else [0, *[1] * (own.size - 2), 2]
+            )
+            due[own] = np.maximum(due[own], at[own[-1]])
             if own.size > 1:
-                (number,) = set((held[own, j] // 4).tolist())
-                assert number < most
-                open_sums.setdefault(number, []).append((at[own[0]], at[own[-1]]))
-    for spans in open_sums.values():
-        spans.sort()
-        assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
-    later = [any((places[i + 1 :, j] == places[i, j]).any() for j in range(depth)) for i in range(rows)]
-    assert ready.tolist() == [not x for x in later]
-    # Every row that waits is in a run that is closed behind its last partner.
-    closed = np.zeros(rows, np.int64)
-    for p in np.flatnonzero(closing):
-        closed[p + 1 - closing[p] : p + 1] += 1
-        first = order[p + 1 - closing[p]]
-        assert (order[p + 1 - closing[p] : p + 1] >= first).all()
-    assert (closed[at[~ready]] == 1).all()
-    assert closed.max(initial=0) <= 1
+                # The sum of a bucket stays in one place from its first row to its last.
+                (number,) = set((held[own, column] // 4).tolist())
+                spans.setdefault(number, []).append((at[own[0]], at[own[-1]]))
+    # A place serves one sum at a time, from the row before which another begins.
+    for own in spans.values():
+        own.sort()
+        assert all(before[1] < after[0] for before, after in itertools.pairwise(own))
+    assert len(spans) == most
+    # A row is stepped once, when all its buckets are done with.
+    assert ready.tolist() == (due == at).tolist()
+    assert closing.sum() == (~ready).sum()
+    stepped = np.repeat(np.arange(rows), closing)
+    waiting = later[: stepped.size].astype(np.int64)
+    assert sorted(waiting.tolist()) == np.flatnonzero(~ready).tolist()
+    assert (stepped == due[waiting]).all() if near else (stepped >= due[waiting]).all()
 
 
-def test_both_ways_through_the_plan_agree():
+def test_partners_are_near_where_there_are_many_buckets():
+    places = some_places(4096, 13_333, 3, 2)
+    shares = []
+    for near in (True, False):
+        _, _, order, _, closing, later = planned(places, 13_333, 2, near)
+        at, stepped = np.argsort(order), np.repeat(np.arange(4096), closing)
+        shares.append(np.mean(stepped - at[later[: stepped.size]] > 50) * stepped.size / 4096)
+    assert shares[0] < 0.12
+    assert shares[1] > 0.5
+
+
+def test_rows_that_go_alone_share_nothing():
+    places = some_places(50, 3, 2, 1)
+    most, held, order, ready, closing, _ = planned(places, 3, near=False, batched=False)
+    assert most == 0
+    assert (held == count_sketch_plan.ALONE).all()
+    assert order.tolist() == list(range(50))
+    assert ready.all()
+    assert not closing.any()
+
+
+def test_both_ways_to_the_links_agree():
     items = np.arange(0, 9000, 3, dtype=np.int64)
     own, signed = count_sketch_engine.keys(5, (1, 2), 3), np.array([True, False])
     found = []
     for way in (count_sketch_plan.serial, count_sketch_plan.parallel):
-        places, held = np.empty((2, items.size, 6), np.uint32)
-        order, closing = np.empty((2, 2, items.size), np.int64)
-        ready, most = np.empty((2, items.size), np.bool_), np.zeros(2, np.int64)
-        way(items, own, signed, 3, 1000, True, places, held, order, ready, closing, most)
-        found.append((places, held, order, ready, closing, most))
+        places, counts = np.empty((items.size, 6), np.uint32), np.zeros(2, np.int64)
+        links = np.full((2, 4, items.size * 3), -7, np.int32)
+        way(items, own, signed, 3, 1000, True, places, links, counts)
+        found.append((places, links, counts))
     assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -448,7 +492,7 @@ def test_no_multiplication_is_fused_and_the_loops_are_vectorised():
         count_sketch_rows.loop(count_sketch_rows.query, False),
         count_sketch_rows.loop(count_sketch_rows.follow, False),
         count_sketch_rows.finisher(count_sketch_engine.along_adam, "estimate", "none", False),
-        *(count_sketch_vectors.loop(FORM, followed) for followed in (("m",), ("v",), ("m", "v"))),
+        count_sketch_vectors.loop(FORM),
     ]
     assert not all(one.cache_hits for one in compiled)
     for one in (one for one in compiled if not one.cache_hits):
