@@ -219,7 +219,7 @@ def _columns(form: Form) -> list[str]:
         lines += [f"{x}{j}_{part} = floats_at({x}{j}_{part}_at + k)" for j in "123" for part in parts]
     for x, kept in form.kept.items():
         lines += _followed(x, kept)
-    lines += ["if ready[i] != 0:", *_indented([WEIGHTS, *_finished(form)])]
+    lines += ["if stepped:", *_indented([WEIGHTS, *_finished(form)])]
     return lines + [f"put_floats({x}{j}_to + k, {x}{j}_new)" for x in form.kept for j in "123"]
 
 
@@ -241,14 +241,14 @@ def _rows(form: Form) -> list[str]:
     # The weights and the gradient may begin in the middle of a cache line.
     soon = ["g_soon = there(g_array, next_row if listed else after, left)", "fetch(g_soon + pitch - 4)"]
     soon += ["w_soon = there(w_array, next_row, left)", "fetch(w_soon + pitch - 4)"]
-    lines += [gradient, *soon]
-    lines += to_step if form.decay == "l2" else ["if ready[i] != 0:", *_indented(to_step)]
+    lines += ["stepped = ready[i] != 0", gradient, *soon]
+    lines += to_step if form.decay == "l2" else ["if stepped:", *_indented(to_step)]
     lines += found
     for x in form.kept:
         for k, j in enumerate("123"):
             ways = ", ".join(f"{x}{j}_{part}" for part in ("base_at", "sum_at", "to"))
             lines += [f"{ways} = roads({x}_words, i, {k}, {x}{j}_old_at, pitch)"]
-    lines += [EACH, *_indented(_columns(form)), "if ready[i] != 0:", *_indented(back)]
+    lines += [EACH, *_indented(_columns(form)), "if stepped:", *_indented(back)]
     now = ["i, after = later[q], later[min(q + 1, last - 1)]", "row, next_row = items[i], items[after]"]
     now += [gradient, *soon, *to_step, *found]
     now += [EACH, *_indented(_columns_later(form)), *back, "q += 1"]
