@@ -122,10 +122,6 @@ class RowSparse:
         made.__dict__.update(indices=indices, rows=rows, shape=shape, _ascends=True)
         return made
 
-    def with_rows(self, rows: Any) -> RowSparse:
-        """Other rows at the same indices, which ascend: nothing is checked again."""
-        return self._of(self.indices, rows, self.shape)
-
     def astype(self, dtype: Any) -> RowSparse:
         """The same gradient with rows of another dtype."""
         return RowSparse(self.indices, self.rows.astype(dtype, copy=False), self.shape)

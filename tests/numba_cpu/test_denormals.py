@@ -20,23 +20,33 @@ TINY = np.finfo(np.float32).tiny
 N = 1 << 14
 
 
-def seconds(backend, moment, gradient, rounds=9):
-    """Least time of an Adam step that begins with these moments, and of the step after it."""
-    g, first, second = np.full(N, gradient, np.float32), [], []
+def pairs_of_steps(backend, moment, gradient):
+    """An Adam step that begins with these moments, and the step after it: their times, as often as asked."""
+    g = np.full(N, gradient, np.float32)
     opt = mo.Optimizer(np.ones(N, np.float32), mo.Adam(), backend, nonfinite="propagate")
-    for _ in range(rounds):
+    while True:
         opt.state["leaves"][""]["m"][...] = opt.state["leaves"][""]["v"][...] = moment
-        for found in (first, second):
+        pair = []
+        for _ in range(2):
             begin = time.perf_counter()
             opt.step(g)
-            found.append(time.perf_counter() - begin)
-    return min(first), min(second)
+            pair.append(time.perf_counter() - begin)
+        yield pair
 
 
 def test_subnormal_moments_cost_many_times_a_step_and_flushed_ones_one_slow_step_in_their_life():
-    normal, _ = seconds("numba", 0.1, 0.1)
-    first, second = seconds("numba", 1e-41, 0.0)
-    _, flushed = seconds("numba-flush", 1e-41, 0.0)
+    contestants = [
+        pairs_of_steps("numba", 0.1, 0.1),
+        pairs_of_steps("numba", 1e-41, 0.0),
+        pairs_of_steps("numba-flush", 1e-41, 0.0),
+    ]
+    least = np.full((3, 2), np.inf)
+    # In turn, and more often where other processes have the processors: least times settle.
+    for round_ in range(200):
+        least = np.minimum(least, [next(contestant) for contestant in contestants])
+        (normal, _), (first, second), (_, flushed) = least
+        if round_ > 7 and flushed < 2 * normal and (first < 4 * normal or second > 2 * flushed):
+            break
     assert flushed < 2 * normal
     # Some processors take subnormal numbers at full speed.
     if first > 4 * normal:
