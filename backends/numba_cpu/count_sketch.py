@@ -37,7 +37,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
         reason = reason or f"{rule.name} is a class of its own"
     if kind_of(np.dtype(dtype)) is None:
         reason = reason or f"no kernel for {np.dtype(dtype)}"
-    return not reason, reason or "two passes over the active rows and their buckets"
+    return not reason, reason or "one pass over the active rows and their buckets"
 
 
 def step(

@@ -427,7 +427,7 @@ def test_conservative_update_is_for_v_alone():
 def test_which_rules_are_served():
     def reason(rule, dtype=F32):
         fits, why = count_sketch.supports(rule, (4, 3), dtype)
-        assert fits == (why == "two passes over the active rows and their buckets")
+        assert fits == (why == "one pass over the active rows and their buckets")
         return why
 
     assert all(count_sketch.supports(rule, (4, 3), F32)[0] for rule in RULES.values())
