@@ -44,6 +44,11 @@ from .vectors import LANES
 W, G, MEAN = range(3)
 #: Places in ``kernels``.
 FINISH, FOLLOW, SCALE, IN_VECTORS = range(4)
+#: Places in the table of the loop in vectors; the first three begin a run of places.
+OF_WORDS, OF_ARRAYS, OF_OWN = (TASK.index(name) for name in ("m_words", "w_array", "own_w"))
+OF_ITEMS, OF_ORDER, OF_READY, OF_CLOSING, OF_LATER, LISTED, LEFT = (
+    TASK.index(name) for name in ("items", "order", "ready", "closing", "later", "listed", "left")
+)
 #: -0 in float32.
 MINUS_ZERO = np.uint32(1 << 31)
 
@@ -177,13 +182,18 @@ def block(
         for c in range(n):
             as_uint32(nothing)[c] = MINUS_ZERO
         for s in range(2):
-            task[s] = words[s].ctypes.data
+            task[OF_WORDS + s] = words[s].ctypes.data
         for k in range(3):
             if k < arrays.shape[0]:
-                task[2 + k] = arrays[k].ctypes.data
-            task[5 + k] = own + k * pitch
-        task[8], task[9], task[10] = items.ctypes.data, order.ctypes.data, ready.ctypes.data
-        task[11], task[12], task[13], task[14] = closing.ctypes.data, later.ctypes.data, listed, left
+                task[OF_ARRAYS + k] = arrays[k].ctypes.data
+            task[OF_OWN + k] = own + k * pitch
+        task[OF_ITEMS], task[OF_ORDER], task[OF_READY] = (
+            items.ctypes.data,
+            order.ctypes.data,
+            ready.ctypes.data,
+        )
+        task[OF_CLOSING], task[OF_LATER] = closing.ctypes.data, later.ctypes.data
+        task[LISTED], task[LEFT] = listed, left
         call_kernel(kernels[IN_VECTORS], task.ctypes.data, items.size, n, values)
     else:
         plainly(kernels, arrays, words, items, listed, order, ready, closing, later, l2, values, left, n, own)

@@ -330,7 +330,8 @@ def _course(rule: Any, state: Any, tables: dict[str, Any], items: Any, threads: 
     if threads > 1 and count > 1 and k >= MANY:
         runtime.launch(plan.parallel, arguments, 2)
     else:
-        plan.serial(*arguments)
+        for s in range(count):
+            plan.found(s, *arguments)
     if linked:
         apart = plan.settle(links, counts, order, held, ready, closing, later)
     else:

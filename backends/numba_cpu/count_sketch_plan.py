@@ -31,6 +31,9 @@ NEGATIVE = np.uint32(1 << 31)
 #: What a row finds its bucket to be; others are 4 * (place of the held sum) + FIRST, MIDDLE or LAST.
 ALONE = np.uint32(0xFFFFFFFF)
 FIRST, MIDDLE, LAST = range(3)
+#: Rows of an array of links, each of two rows that are neighbours in a bucket: these, by their places among
+#: the active ones; the bucket's column; the link from the later row to the next in that bucket, or -1.
+EARLIER, LATER, COLUMN, NEXT = range(4)
 
 
 @numba.njit(**STRICT, nogil=True)
@@ -68,8 +71,7 @@ def link(places: Any, first: int, depth: int, width: int, links: Any) -> int:
     places : array of uint32, shape [k, rows of all sketches]
         Those of this sketch are ``depth`` columns from ``first`` on.
     links : array of int32, shape [4, k depth]
-        Written: the earlier and the later row, by their places among the active ones; the column; the link
-        from the later row to the next in that bucket, or -1, which comes later in this array.
+        Written; a link comes before the next one of its bucket.
     """
     last, to, n = np.empty(width, np.int32), np.empty(places.shape[0], np.int32), 0
     for column in range(first, first + depth):
@@ -82,9 +84,9 @@ def link(places: Any, first: int, depth: int, width: int, links: Any) -> int:
             last[bucket] = i
             to[i] = -1
             if x >= 0:
-                links[0, n], links[1, n], links[2, n], links[3, n] = x, i, column, -1
+                links[EARLIER, n], links[LATER, n], links[COLUMN, n], links[NEXT, n] = x, i, column, -1
                 if to[x] >= 0:
-                    links[3, to[x]] = n
+                    links[NEXT, to[x]] = n
                 to[i] = n
                 n += 1
     return n
@@ -92,7 +94,20 @@ def link(places: Any, first: int, depth: int, width: int, links: Any) -> int:
 
 @numba.njit(**STRICT, nogil=True)
 def by_row(ends: Any, k: int) -> tuple[Any, Any]:
-    """The links at each row: those of row i are the second array from the first's i-th entry to its next."""
+    """The links at each row.
+
+    Parameters
+    ----------
+    ends : array of int32, shape [pairs]
+        A row of each link.
+    k : int
+        How many rows there are.
+
+    Returns
+    -------
+    begin, own : array of int32, shape [k + 1] and [pairs]
+        The links of row i are ``own[begin[i] : begin[i + 1]]``.
+    """
     begin, own = np.zeros(k + 1, np.int32), np.empty(ends.size, np.int32)
     for n in range(ends.size):
         begin[ends[n] + 1] += 1
@@ -136,7 +151,7 @@ def arrange(links: Any, before: Any, after: Any, order: Any) -> None:
             i, own = wanted[many - 1], many
             if not done[i]:
                 for n in range(before[0][i], before[0][i + 1]):
-                    x = links[0, before[1][n]]
+                    x = links[EARLIER, before[1][n]]
                     wanted[many] = x
                     many += not done[x]
                 if many > own:
@@ -148,7 +163,7 @@ def arrange(links: Any, before: Any, after: Any, order: Any) -> None:
                 partners -= 1
                 i = met[partners]
                 for n in range(after[0][i], after[0][i + 1]):
-                    x = links[1, after[1][n]]
+                    x = links[LATER, after[1][n]]
                     wanted[many] = x
                     many += not done[x]
 
@@ -158,7 +173,7 @@ def ends_of(links: Any, at: Any) -> Any:
     """The place in the order of the last row in each link's bucket; ``at``: those of the rows."""
     end = np.empty(links.shape[1], np.int32)
     for n in range(end.size - 1, -1, -1):
-        end[n] = at[links[1, n]] if links[3, n] < 0 else end[links[3, n]]
+        end[n] = at[links[LATER, n]] if links[NEXT, n] < 0 else end[links[NEXT, n]]
     return end
 
 
@@ -178,7 +193,7 @@ def step_later(links: Any, at: Any, end: Any, ready: Any, closing: Any, later: A
     """
     k, when = at.size, at.copy()
     for n in range(end.size):
-        when[links[0, n]] = max(when[links[0, n]], end[n])
+        when[links[EARLIER, n]] = max(when[links[EARLIER, n]], end[n])
     begin, total = np.zeros(k, np.int32), 0
     for i in range(k):
         ready[i] = when[i] == at[i]
@@ -206,19 +221,19 @@ def keep_aside(links: Any, at: Any, end: Any, held: Any) -> int:
     many, k = links.shape[1], at.size
     first = np.ones(many, np.bool_)
     for n in range(many):
-        if links[3, n] >= 0:
-            first[links[3, n]] = False
+        if links[NEXT, n] >= 0:
+            first[links[NEXT, n]] = False
     # Sums that begin and that end, by the place in the order: a row's own begin before others end.
     begin = np.zeros(2 * k + 1, np.int32)
     for n in range(many):
-        begin[2 * at[links[0, n]] + 1] += first[n]
+        begin[2 * at[links[EARLIER, n]] + 1] += first[n]
         begin[2 * end[n] + 2] += first[n]
     for p in range(2 * k):
         begin[p + 1] += begin[p]
     events = np.empty(begin[2 * k] + 1, np.int32)
     for n in range(many):
         if first[n]:
-            one, two = 2 * at[links[0, n]], 2 * end[n] + 1
+            one, two = 2 * at[links[EARLIER, n]], 2 * end[n] + 1
             events[begin[one]], events[begin[two]] = 2 * n, 2 * n + 1
             begin[one] += 1
             begin[two] += 1
@@ -236,11 +251,13 @@ def keep_aside(links: Any, at: Any, end: Any, held: Any) -> int:
         top += over
         least = min(least, top)
     for n in range(many):
-        if links[3, n] >= 0:
-            place[links[3, n]] = place[n]
-        held[links[0, n], links[2, n]] = np.uint32(4) * place[n] + np.uint32(FIRST if first[n] else MIDDLE)
-        if links[3, n] < 0:
-            held[links[1, n], links[2, n]] = np.uint32(4) * place[n] + np.uint32(LAST)
+        if links[NEXT, n] >= 0:
+            place[links[NEXT, n]] = place[n]
+        held[links[EARLIER, n], links[COLUMN, n]] = np.uint32(4) * place[n] + np.uint32(
+            FIRST if first[n] else MIDDLE
+        )
+        if links[NEXT, n] < 0:
+            held[links[LATER, n], links[COLUMN, n]] = np.uint32(4) * place[n] + np.uint32(LAST)
     most: int = many - least
     return most
 
@@ -269,6 +286,7 @@ def in_turn(
         begin = np.int64(places[0, column] & ~NEGATIVE) // width * width if k > 0 else 0
         for i in range(k):
             last[np.int64(places[i, column] & ~NEGATIVE) - begin] = i
+        # A row finds sums of all its buckets at once: what other columns gave back is not this one's.
         own = spare
         for i in range(k):
             bucket = np.int64(places[i, column] & ~NEGATIVE) - begin
@@ -291,8 +309,6 @@ def in_turn(
             else:
                 ready[i] = False
             held[i, column] = np.uint32(4 * place[bucket] + kind)
-        # A row finds sums of all its buckets at once: what one column gives back is not the next one's.
-        own = spare
     many = 0
     for i in range(k):
         if not ready[i]:
@@ -316,26 +332,7 @@ def found(
     links: Any,
     counts: Any,
 ) -> None:
-    """Where the rows live in the sketch ``s``, if there are keys for that, and which are linked there."""
-    if keys.size > 0:
-        locate(items, keys[s], signed[s], width, s * depth, places)
-    if linked:
-        counts[s] = link(places, s * depth, depth, width, links[s])
-
-
-@numba.njit(**STRICT, nogil=True)
-def serial(
-    items: Any,
-    keys: Any,
-    signed: Any,
-    depth: int,
-    width: int,
-    linked: bool,
-    places: Any,
-    links: Any,
-    counts: Any,
-) -> None:
-    """All sketches, in this thread.
+    """Where the rows live in the sketch ``s``, and which are linked there.
 
     Parameters
     ----------
@@ -350,8 +347,10 @@ def serial(
     links : array of int32, shape [sketches, 4, k depth]
         See :func:`link`; ``counts`` gets how many there are.
     """
-    for s in range(signed.size):
-        found(s, items, keys, signed, depth, width, linked, places, links, counts)
+    if keys.size > 0:
+        locate(items, keys[s], signed[s], width, s * depth, places)
+    if linked:
+        counts[s] = link(places, s * depth, depth, width, links[s])
 
 
 @numba.njit(**STRICT, nogil=True, parallel=True)
@@ -395,11 +394,11 @@ def settle(links: Any, counts: Any, order: Any, held: Any, ready: Any, closing: 
     joined = np.empty((4, counts.sum()), np.int32)
     for s in range(counts.size):
         for n in range(counts[s]):
-            for part in range(3):
+            for part in (EARLIER, LATER, COLUMN):
                 joined[part, total + n] = links[s, part, n]
-            joined[3, total + n] = links[s, 3, n] + (total if links[s, 3, n] >= 0 else 0)
+            joined[NEXT, total + n] = links[s, NEXT, n] + (total if links[s, NEXT, n] >= 0 else 0)
         total += counts[s]
-    before, after = by_row(joined[1], k), by_row(joined[0], k)
+    before, after = by_row(joined[LATER], k), by_row(joined[EARLIER], k)
     arrange(joined, before, after, order)
     at = np.empty(k, np.int32)
     for p in range(k):
@@ -413,5 +412,5 @@ def settle(links: Any, counts: Any, order: Any, held: Any, ready: Any, closing: 
     return most
 
 
-serial._cache, parallel._cache = KernelCache("sketch-found"), KernelCache("sketch-found-parallel")
+found._cache, parallel._cache = KernelCache("sketch-found"), KernelCache("sketch-found-parallel")
 settle._cache, in_turn._cache = KernelCache("sketch-settle"), KernelCache("sketch-in-turn")

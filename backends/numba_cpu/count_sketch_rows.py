@@ -24,6 +24,7 @@ from .bind import DECAY, KERNEL, compiled_function
 from .count_sketch_plan import ALONE, FIRST, MIDDLE, NEGATIVE
 from .memory import as_float32, as_float64, as_int64, as_uint8, as_uint32, call_kernel
 from .options import STRICT
+from .pieces import LINE
 from .prefetch import prefetch
 
 momentum_delta = numba.njit(**STRICT)(sketch_state.momentum_delta)
@@ -49,9 +50,6 @@ QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE, NOTHING, SOON, NUMBERS = range(14,
 ONE, MINUS, ZERO, TWO, DEEP, FACTOR, DECAYED = range(7)
 #: Rows of that space: QUERY's answer, the increment, the gradient with decay, its square.
 ANSWER, STEP, ENTERING, SQUARE, SPARE = range(5)
-
-#: Bytes of a cache line.
-LINE = 64
 
 # Bound anew in every copy of the templates.
 pointer = as_float32

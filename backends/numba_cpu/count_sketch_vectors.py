@@ -137,8 +137,8 @@ def roads(words: Any, i: int, j: int, row: int, pitch: int) -> Any:
 
 #: The table of a loop: addresses of the words of M and V; of how the weights, the gradient and a dense mean
 #: lie (see :mod:`.count_sketch_drive`), and of a row for each that cannot be used in its place; of the active
-#: rows, their order, which are ready, and where some can be closed; whether the gradient has its rows where
-#: the weights have theirs; the first column.
+#: rows and how they go through the sketches (see :mod:`.count_sketch_plan`); whether the gradient has its
+#: rows where the weights have theirs; the first column.
 TASK = (
     *("m_words", "v_words", "w_array", "g_array", "mean_array", "own_w", "own_g", "own_mean"),
     *("items", "order", "ready", "closing", "later", "listed", "left"),
@@ -195,8 +195,8 @@ def _finished(form: Form) -> list[str]:
     ]
 
 
-def _indented(lines: list[str], depth: int = 1) -> list[str]:
-    return ["    " * depth + line for line in lines]
+def _indented(lines: list[str]) -> list[str]:
+    return ["    " + line for line in lines]
 
 
 def _entering(form: Form) -> str:

@@ -382,10 +382,16 @@ def test_both_ways_to_the_links_agree():
     items = np.arange(0, 9000, 3, dtype=np.int64)
     own, signed = count_sketch_engine.keys(5, (1, 2), 3), np.array([True, False])
     found = []
-    for way in (count_sketch_plan.serial, count_sketch_plan.parallel):
+    for at_once in (False, True):
         places, counts = np.empty((items.size, 6), np.uint32), np.zeros(2, np.int64)
         links = np.full((2, 4, items.size * 3), -7, np.int32)
-        way(items, own, signed, 3, 1000, True, places, links, counts)
+        arguments = (items, own, signed, 3, 1000, True, places, links, counts)
+        if at_once:
+            count_sketch_plan.parallel(*arguments)
+        else:
+            count_sketch_plan.found(0, *arguments)
+            count_sketch_plan.found(1, *arguments)
+        assert (counts > 0).all()
         found.append((places, links, counts))
     assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
