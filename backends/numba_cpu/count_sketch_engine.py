@@ -99,6 +99,17 @@ def plainly(expression: Any, mean: str, decay: str, wide: bool) -> tuple[int, in
         return None
 
 
+@functools.cache
+def over_rows(template: Any, wide: bool) -> int | None:
+    """The address of a loop over plain rows, compiled or loaded once a process; None if that fails."""
+    try:
+        return int(loops.loop(template, wide).address)
+    except Exception as error:
+        what = f"{template.__name__}() cannot be compiled, NumPy steps instead ({error})"
+        warnings.warn(f"memopt_ref: {what}", RuntimeWarning, stacklevel=2)
+        return None
+
+
 def step(
     rule: SketchedRule,
     w: Any,
@@ -159,7 +170,9 @@ def step(
     decays = np.array([0, 0, 0, 0, 0, 0, number], native)
     active, piece = None, min(columns, BUFFER)
     if indices is None:
-        active, stir = np.empty(w.shape[0], np.bool_), loops.loop(loops.stir, wide).address
+        active, stir = np.empty(w.shape[0], np.bool_), over_rows(loops.stir, wide)
+        if stir is None:
+            return False
         drive.find_active(stir, described, decay == "l2", address_of(decays), piece, columns, active)
         indices = np.flatnonzero(active)
     indices = np.ascontiguousarray(indices, np.int64)
@@ -183,7 +196,9 @@ def step(
         return False
     finish, follow, sketches.words[:, loops.QUERY] = plain
     resting = active is not None and decay == "factor"
-    scale = loops.loop(loops.scale, wide).address if resting or sketches.scaled else 0
+    scale = over_rows(loops.scale, wide) if resting or sketches.scaled else 0
+    if scale is None:
+        return False
     arguments = (
         np.array([finish, follow, scale, in_vectors], np.int64),
         described,

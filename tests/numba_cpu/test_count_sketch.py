@@ -557,3 +557,21 @@ def test_a_loop_that_does_not_compile_is_left_to_the_reference(monkeypatch):
     with pytest.warns(RuntimeWarning, match=r"along_adam\(\) cannot be compiled, NumPy steps instead"):
         assert_same_steps(ADAM(), hard((9, 20), share=0), [some_rows((9, 20), 4)] * 2, count_sketch.step)
     count_sketch_engine.plainly.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["stir", "scale"])
+def test_nor_do_the_loops_over_plain_rows_have_to_compile(monkeypatch, name):
+    original = count_sketch_rows.loop
+
+    def fails(template, wide):
+        if template.__name__ == name:
+            raise TypeError("not today")
+        return original(template, wide)
+
+    count_sketch_engine.over_rows.cache_clear()
+    monkeypatch.setattr(count_sketch_rows, "loop", fails)
+    with pytest.warns(RuntimeWarning, match=rf"{name}\(\) cannot be compiled, NumPy steps instead"):
+        assert_same_steps(
+            RULES["adam-global"], hard((9, 20), share=0), [dense((9, 20))] * 2, count_sketch.step
+        )
+    count_sketch_engine.over_rows.cache_clear()
