@@ -51,6 +51,23 @@ class Course(NamedTuple):
     apart: int
 
 
+class Moment(NamedTuple):
+    """How a moment is kept: its words and numbers, see :mod:`.count_sketch_rows`.
+
+    ``cleans``, ``decays``: whether the whole table is multiplied with a number first. Without ``kept`` there
+    is no such moment.
+    """
+
+    words: list[int]
+    numbers: list[float]
+    cleans: bool = False
+    decays: bool = False
+    kept: quick.Kept | None = None
+
+
+NONE = Moment([0] * loops.WORDS, [0.0] * loops.COUNT)
+
+
 class Sketches(NamedTuple):
     """The sketches of a step: their words, and what these have the addresses of.
 
@@ -190,11 +207,12 @@ def step(
     if quick.serves(sketches.depth, native, manner, combinations):
         in_vectors = quickly(quick.Form(expression, mean, decay, *sketches.kept))
     edges = _edges(columns, wanted, blocks, sketches.course.apart * native.itemsize, in_vectors != 0)
-    whole = in_vectors != 0 and not (edges % vectors.LANES).any()
-    plain = (0, 0, 0) if whole else plainly(expression, mean, decay, wide)
-    if plain is None:
-        return False
-    finish, follow, sketches.words[:, loops.QUERY] = plain
+    finish = follow = 0
+    if in_vectors == 0 or any(edge % vectors.LANES for edge in edges.tolist()):
+        plain = plainly(expression, mean, decay, wide)
+        if plain is None:
+            return False
+        finish, follow, sketches.words[:, loops.QUERY] = plain
     resting = active is not None and decay == "factor"
     scale = over_rows(loops.scale, wide) if resting or sketches.scaled else 0
     if scale is None:
@@ -282,47 +300,62 @@ def _sketches(
     course = _course(rule, state, tables, items, threads)
     if course is None:
         return None
-    depth, width = next(iter(tables.values())).shape[:2]
-    native, manner = next(iter(tables.values())).dtype, rule.manner()
-    words, addresses = np.zeros((2, loops.WORDS), np.int64), np.zeros((2, 3), np.int64)
-    kept: list[quick.Kept | None] = []
+    depth, native = next(iter(tables.values())).shape[0], next(iter(tables.values())).dtype
+    moments = [_moment(rule, name, tables, t, decay, course) if name in tables else NONE for name in MOMENTS]
+    numbers = np.array([moment.numbers for moment in moments], native)
+    addresses = []
+    for s, moment in enumerate(moments):
+        begin, size = address_of(numbers) + s * numbers.strides[0], numbers.itemsize
+        at = {loops.CLEANED: moment.cleans, loops.KEPT: moment.decays}
+        addresses.append([begin, *(begin + k * size if does else 0 for k, does in at.items())])
+    words = np.array([moment.words for moment in moments], np.int64)
+    # Of a moment that is not there, too: the loops look at the first.
     words[:, loops.SIZE] = native.itemsize
-    numbers = np.empty((2, 9), native)
-    at_places, at_held, at_numbers = (address_of(x) for x in (course.places, course.held, numbers))
-    for s, (name, table) in enumerate((name, tables.get(name)) for name in MOMENTS):
-        if table is None:
-            kept.append(None)
-            continue
-        keep, first = rule.keeps()[name], 4 * depth * list(tables).index(name)
-        fresh = 1.0 if isinstance(rule, CountSketchMomentum) or keep == 1 else 1.0 - keep
-        lazy, momentum = manner.decay == "lazy" and keep != 1, fresh == 1
-        combination = rule.combination(name)
-        decays = not lazy and keep != 1
-        words[s, : loops.QUERY] = (
-            address_of(table),
-            table.strides[1],
-            depth * width,
-            depth,
-            at_places + first,
-            at_held + first,
-            course.places.strides[0],
-            loops.COMBINATIONS.index(combination),
-            lazy,
-            momentum,
-            manner.delta_from == "row",
-            not lazy and fresh != 1,
-            manner.conservative and name == "V",
-            name == "V",
-        )
-        every = getattr(rule, "clean_every", 0) if name == "V" else 0
-        cleans = bool(every) and t % every == 0
-        factor = keep - 1.0 if lazy and momentum else fresh
-        scales = (rule.clean_factor if cleans else 1.0, keep if decays else 1.0)
-        numbers[s] = (1, -1, 0, 2, depth, factor, decay, *scales)
-        here, size = at_numbers + s * numbers.strides[0], native.itemsize
-        addresses[s] = (here, here + 7 * size if cleans else 0, here + 8 * size if decays else 0)
-        kept.append(quick.Kept(combination == "min", lazy, momentum, not lazy and fresh != 1))
-    return Sketches(words, addresses, depth, course, tuple(kept), bool(addresses[:, 1:].any()), numbers)
+    return Sketches(
+        words,
+        np.array(addresses, np.int64),
+        depth,
+        course,
+        tuple(moment.kept for moment in moments),
+        any(moment.cleans or moment.decays for moment in moments),
+        numbers,
+    )
+
+
+def _moment(rule: Any, name: str, tables: dict[str, Any], t: int, decay: float, course: Course) -> Moment:
+    """How one of them is kept."""
+    table, keep, manner, combination = tables[name], rule.keeps()[name], rule.manner(), rule.combination(name)
+    depth, width = table.shape[:2]
+    fresh = 1.0 if isinstance(rule, CountSketchMomentum) or keep == 1 else 1.0 - keep
+    lazy, momentum = manner.decay == "lazy" and keep != 1, fresh == 1
+    taken = not lazy and fresh != 1
+    every = getattr(rule, "clean_every", 0) if name == "V" else 0
+    cleans = every != 0 and t % every == 0
+    first = depth * list(tables).index(name) * course.places.itemsize
+    words = {
+        loops.TABLE: address_of(table),
+        loops.PITCH: table.strides[1],
+        loops.BUCKETS: depth * width,
+        loops.DEPTH: depth,
+        loops.PLACES: address_of(course.places) + first,
+        loops.HELD: address_of(course.held) + first,
+        loops.NEXT: course.places.strides[0],
+        loops.COMBINE: loops.COMBINATIONS.index(combination),
+        loops.LAZY: lazy,
+        loops.MOMENTUM: momentum,
+        loops.BY_ROW: manner.delta_from == "row",
+        loops.FRESH: taken,
+        loops.CONSERVATIVE: manner.conservative and name == "V",
+        loops.SQUARES: name == "V",
+    }
+    factor = keep - 1.0 if lazy and momentum else fresh
+    return Moment(
+        [words.get(word, 0) for word in range(loops.WORDS)],
+        [1.0, -1.0, 0.0, 2.0, depth, factor, decay, rule.clean_factor if cleans else 1.0, keep],
+        cleans,
+        not lazy and keep != 1,
+        quick.Kept(combination == "min", lazy, momentum, taken),
+    )
 
 
 def _course(rule: Any, state: Any, tables: dict[str, Any], items: Any, threads: int) -> Course | None:

@@ -3,7 +3,8 @@
 Loops over contiguous numbers of one type, a piece of a row that stays in the first cache; the formulas are
 the rule's own functions, compiled. The C functions below take the address of a table of words, the columns of
 which are named here, the row's place among the active ones, the number of columns, and the address of
-numbers: 1, -1, 0, 2, the depth, the factor of the increment, and the weight decay.
+numbers: 1, -1, 0, 2, the depth, the factor of the increment, the weight decay, and what the whole table is
+multiplied with when it is cleaned and when all of it decays.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ COMBINE, LAZY, MOMENTUM, BY_ROW, FRESH, CONSERVATIVE, SQUARES = range(7, 14)
 #: among the active rows of the one that comes next; the address of the numbers.
 QUERY, SPACE, ASIDE, GRADIENT, WEIGHTS, SIZE, NOTHING, SOON, NUMBERS = range(14, 23)
 #: The numbers.
-ONE, MINUS, ZERO, TWO, DEEP, FACTOR, DECAYED = range(7)
+COUNT = 9
+ONE, MINUS, ZERO, TWO, DEEP, FACTOR, DECAYED, CLEANED, KEPT = range(COUNT)
 #: Rows of that space: QUERY's answer, the increment, the gradient with decay, its square.
 ANSWER, STEP, ENTERING, SQUARE, SPARE = range(5)
 
