@@ -59,8 +59,8 @@ def prepare(g: Gradient, parameter_dtype: Any, scale: float, nonfinite: str) -> 
     """
     dtype = compute_dtype(parameter_dtype)
     if isinstance(g, RowSparse):
-        g = RowSparse(g.indices, _scaled(g.rows, dtype, scale), g.shape).coalesced()
-        return g if nonfinite != "zero" else RowSparse(g.indices, _zeroed(g.rows), g.shape)
+        g = RowSparse._again(g.indices, _scaled(g.rows, dtype, scale), g.shape)
+        return g if nonfinite != "zero" else RowSparse._of(g.indices, _zeroed(g.rows), g.shape)
     g = _scaled(np.asarray(g), dtype, scale)
     return g if nonfinite != "zero" else _zeroed(g)
 

@@ -200,8 +200,8 @@ class Optimizer:
             if g is None:
                 continue
             w = self._arrays[path]
-            if type(g) is not plain or g.shape != w.shape or g.dtype not in PLAIN:
-                part = g.rows if isinstance(g, RowSparse) else g
+            part = g.rows if isinstance(g, RowSparse) else g
+            if type(part) is not plain or g.shape != w.shape or part.dtype not in PLAIN:
                 backends.check_array_library(path or "gradient", part, self._home.LIBRARY)
                 check_plain(path or "gradient", g)
                 check_gradient(path, w, g)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memopt_ref as mo
-from memopt_ref.errors import ShapeError
+from memopt_ref.errors import RowIndexError, ShapeError
+from memopt_ref.nonfinite import prepare
 from memopt_ref.parts.row_sparse import RowSparse
 from memopt_ref.parts.slots import Slot
 from memopt_ref.rules import rows
@@ -178,6 +179,25 @@ def test_rows_of_any_float_dtype_step_any_parameter(dtype):
     w = np.ones((4, 2), ml_dtypes.bfloat16)
     mo.Optimizer(w, SGD(learning_rate=0.5)).step(RowSparse(np.array([3, 3]), np.ones((2, 2), dtype), (4, 2)))
     assert w.astype(float)[:, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_what_was_written_into_a_gradient_since_it_was_made_is_seen_before_a_step():
+    def made():
+        return RowSparse(np.array([1, 2]), np.arange(4, dtype=np.float32).reshape(2, 2), (4, 2))
+
+    for place, bad in ((0, -1), (1, 4)):
+        g = made()
+        g.indices[place] = bad
+        with pytest.raises(RowIndexError, match=f"got row {bad};"):
+            prepare(g, np.dtype(np.float32), 1.0, "propagate")
+    g = made()
+    object.__setattr__(g, "rows", g.rows.reshape(4, 1))
+    with pytest.raises(ShapeError, match=r"got rows of shape \(4, 1\)"):
+        prepare(g, np.dtype(np.float32), 1.0, "propagate")
+    g = made()
+    g.indices[...] = [2, 1]
+    ready = prepare(g, np.dtype(np.float32), 1.0, "propagate")
+    assert (ready.indices.tolist(), ready.rows.tolist()) == ([1, 2], [[2, 3], [0, 1]])
 
 
 @pytest.mark.parametrize(

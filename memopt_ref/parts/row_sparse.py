@@ -122,6 +122,23 @@ class RowSparse:
         made.__dict__.update(indices=indices, rows=rows, shape=shape, _ascends=True)
         return made
 
+    @classmethod
+    def _again(cls, indices: Any, rows: Any, shape: tuple[int, ...]) -> RowSparse:
+        """Coalesced, and checked as if it was new: who made the indices may have written into them since.
+
+        Indices that ascend, as most do, are within their range if the first and the last are.
+        """
+        if (
+            isinstance(indices, np.ndarray)
+            and indices.size > 0
+            and rows.shape == (indices.size, *shape[1:])
+            and indices[0] >= 0
+            and indices[-1] < shape[0]
+            and (indices[1:] > indices[:-1]).all()
+        ):
+            return cls._of(indices, rows, shape)
+        return cls(indices, rows, shape).coalesced()
+
     def astype(self, dtype: Any) -> RowSparse:
         """The same gradient with rows of another dtype."""
         return RowSparse(self.indices, self.rows.astype(dtype, copy=False), self.shape)
