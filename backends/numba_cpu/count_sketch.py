@@ -49,7 +49,7 @@ def step(
     blocks: int | None = None,
 ) -> None:
     """Step the active rows in place; arrays that no compiled loop can walk are stepped by the reference."""
-    if elementwise.asleep((w,)) or elementwise._loaded() is None:
+    if elementwise.asleep(w) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import count_sketch_engine

@@ -21,8 +21,10 @@ from .layout import RUN
 
 #: Entries of a tensor for which it pays to load Numba and its kernels, about half a second.
 WAKE = 16384
+#: Steps of smaller ones in a process, each some 0.1 ms of NumPy's, after which it pays as well.
+NAPS = 10_000
 
-_broken = ""
+_broken, _naps = "", 0
 
 
 def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:
@@ -38,10 +40,11 @@ def step(
 ) -> None:
     """Step one tensor in place, or only the rows of a row-sparse gradient.
 
-    As long as nothing has loaded Numba, a small tensor is stepped by the reference: the same bits, sooner. So
-    are arrays that no compiled loop can take (unaligned, or in another byte order).
+    As long as nothing has loaded Numba, small tensors are stepped by the reference: the same bits, sooner,
+    until there were many such steps. So are arrays that no compiled loop can take (unaligned, or in another
+    byte order).
     """
-    if asleep((w,)) or not compiled_step(rule, w, g, state, threads, run):
+    if asleep(w) or not compiled_step(rule, w, g, state, threads, run):
         numpy_ref.step(rule, w, g, state)
 
 
@@ -70,15 +73,29 @@ def compiled_step(
 
 def together(leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
     """Step many tensors in one launch; those that no compiled loop can take directly are left."""
-    if asleep(leaf.w for leaf in leaves) or (engine := _loaded()) is None:
+    if all_asleep(leaves) or (engine := _loaded()) is None:
         return range(len(leaves))
     left: Sequence[int] = engine.together(leaves, scale, factor, zero)
     return left
 
 
-def asleep(arrays: Iterable[Any]) -> bool:
-    """Whether nothing has loaded Numba yet and no array is large enough to."""
-    return f"{__package__}.engine" not in sys.modules and all(w.size < WAKE for w in arrays)
+def awake() -> bool:
+    """Whether something has loaded Numba, or small tensors have been stepped so often that it now pays."""
+    return f"{__package__}.engine" in sys.modules or _naps >= NAPS
+
+
+def asleep(w: Any) -> bool:
+    """Whether the reference is to step this tensor, since loading Numba does not pay yet."""
+    global _naps
+    if w.size >= WAKE or awake():
+        return False
+    _naps += 1
+    return True
+
+
+def all_asleep(leaves: Iterable[Leaf]) -> bool:
+    """Whether :func:`asleep` would say so of each of many tensors; they are asked one by one later."""
+    return not awake() and all(leaf.w.size < WAKE for leaf in leaves)
 
 
 def _loaded() -> Any:

@@ -52,7 +52,7 @@ def refusal(rule: Any, dtype: Any) -> str:
 
 def step(rule: Rule, w: Any, g: Any, state: dict[str, Any], threads: int | None = None) -> None:
     """Step one tensor in place; a row-sparse gradient is made dense: a compressor sees the whole tensor."""
-    if elementwise.asleep((w,)) or elementwise._loaded() is None:
+    if elementwise.asleep(w) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import error_feedback_engine

@@ -7,7 +7,6 @@ bytes are their own.
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from typing import Any
 
@@ -22,7 +21,7 @@ from .. import numpy_ref
 from ..registry import Variant
 from . import elementwise
 from .admit import of_family
-from .elementwise import THREADS, WAKE
+from .elementwise import THREADS
 
 #: What a kernel takes the place of: a rule that overrides one of these means something else by it.
 _REPLACED = (
@@ -71,8 +70,7 @@ def step(
     fused: bool | None = None,
 ) -> None:
     """Step one tensor in place; a row-sparse gradient is made dense: a compressor sees the whole tensor."""
-    asleep = w.size < WAKE and f"{__package__}.engine" not in sys.modules
-    if asleep or elementwise._loaded() is None:
+    if elementwise.asleep(w) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import microadam_engine

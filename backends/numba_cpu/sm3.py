@@ -66,7 +66,7 @@ def step(
     tasks: int | None = None,
 ) -> None:
     """Step one tensor in place, or only the rows of a row-sparse gradient where the rule's step is lazy."""
-    if elementwise.asleep((w,)) or elementwise._loaded() is None:
+    if elementwise.asleep(w) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import sm3_engine
@@ -86,7 +86,7 @@ def step(
 def together(leaves: Sequence[Leaf], scale: float, factor: float, zero: bool) -> Sequence[int]:
     """Step vectors and matrices in one launch; large ones, and gradients to be prepared, are left."""
     changed = zero or (scale, factor) != (1.0, 1.0)
-    if changed or elementwise.asleep(leaf.w for leaf in leaves) or elementwise._loaded() is None:
+    if changed or elementwise.all_asleep(leaves) or elementwise._loaded() is None:
         return range(len(leaves))
     from . import sm3_together
 

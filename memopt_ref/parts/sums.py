@@ -3,10 +3,9 @@ r"""The one order in which this library adds floating-point numbers.
 Addition is not associative, so a sum is defined by its tree. This one is fast on a vector unit and on a GPU
 warp, and does not depend on the number of threads:
 
-* *along a row*: a leaf is 512 consecutive entries. Lane l of 128 starts at +0 and adds the entries l, l +
-128,
-  l + 256, l + 384 in this order; then neighbouring lanes are joined at distance 1, 2, 4, ..., 64. Missing
-  entries count as +0. The leaf sums form a new row; repeat until one number is left.
+* *along a row*: a leaf is 512 consecutive entries. Lane l of 128 starts at +0 and adds the entries l,
+  l + 128, l + 256, l + 384 in this order; then neighbouring lanes are joined at distance 1, 2, 4, ..., 64.
+  Missing entries count as +0. The leaf sums form a new row; repeat until one number is left.
 * *down a column*: runs of 64 rows are added in order from +0; the run sums form a new column; repeat.
 * *over a tensor*: the leaf sums of all rows (last axis), in C order, form one row that is summed as above.
 

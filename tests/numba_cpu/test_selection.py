@@ -61,6 +61,24 @@ assert a[0] == 1 - 0.01 - 0.01 - 0.01 and b[0] == 1 - 0.01 - 0.01
     assert done.returncode == 0, done.stderr
 
 
+@needs_numba
+def test_many_steps_of_small_tensors_wake_numba_as_well():
+    code = """
+import sys, numpy as np, memopt_ref as mo
+from memopt_ref.backends.numba_cpu import elementwise
+elementwise.NAPS = 6
+loaded = []
+for rule in (mo.Adam(), mo.SM3(), mo.TopKAdam(), mo.MicroAdam(), mo.CountSketchAdam()):
+    opt = mo.Optimizer({"a": np.ones((9, 3)), "b": np.ones((3, 2))}, rule)
+    for _ in range(2):
+        opt.step({"a": np.full((9, 3), 0.5), "b": np.full((3, 2), 0.5)})
+        loaded.append("memopt_ref.backends.numba_cpu.engine" in sys.modules)
+assert loaded == [False] * 3 + [True] * 7, loaded
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_numba_that_is_missing_is_no_backend_and_the_library_works():
     code = """
 import sys
