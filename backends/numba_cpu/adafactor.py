@@ -25,7 +25,7 @@ from .. import numpy_ref
 from ..registry import Variant
 from . import elementwise
 from .admit import of_family
-from .elementwise import THREADS, WAKE
+from .elementwise import THREADS
 
 #: What a kernel takes the place of: a rule that overrides one of these means something else by it.
 REPLACED = (
@@ -33,6 +33,11 @@ REPLACED = (
     "_factored",
     "_dense",
     "_squares",
+    "factors",
+    "relative",
+    "shrink",
+    "keep",
+    "mean_step",
     "slots",
     "values",
     "values_dense",
@@ -53,8 +58,7 @@ def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]
 
 def step(rule: Rule, w: Any, g: Any, state: dict[str, Any], threads: int | None = None) -> None:
     """Step one tensor in place; a row-sparse gradient is made dense, as both RMS are of the whole tensor."""
-    # A small tensor's step is calls of NumPy either way, and not worth a compilation.
-    if w.size < WAKE or elementwise._loaded() is None:
+    if elementwise.asleep(w) or elementwise._loaded() is None:
         numpy_ref.step(rule, w, g, state)
         return
     from . import adafactor_engine

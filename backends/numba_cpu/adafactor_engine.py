@@ -5,70 +5,59 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from memopt_ref.parts.sums import LEAF, RUN
-from memopt_ref.rules.adafactor import Adafactor, root_of_mean
+from memopt_ref.rules.adafactor import Adafactor
 
-from . import adafactor_loops, panels
+from ..addresses import address_of
+from . import adafactor_drive as drive
+from . import adafactor_loops, panels, runtime
 from .adafactor_loops import arrays as names_of
 from .admit import decay_of
 from .engine import fit
-from .late_sums import along_rows, down_columns
-from .panels import Arrays
+from .kinds import kind_of
+from .leaf_sums import join
 
-#: Numbers of rows and columns for which the factors are computed at once.
-CHUNK = 65536
+#: The passes in the order of :mod:`.adafactor_drive`.
+PASSES = ("size", "squares", "update", "step")
 
 
-class Job(NamedTuple):
-    """What the passes of one step share; ``arrays`` by the names of the loops, ``k`` the step's numbers."""
+class Form(NamedTuple):
+    """What decides which loops a step needs.
 
-    rule: Adafactor
-    arrays: dict[str, Any]
+    Parameters
+    ----------
+    place : str
+        Where r and c come from, see :mod:`.adafactor_loops`.
+    mean : str
+        What the momentum averages, or ``"none"``.
+    clamped, l2, before : bool
+        Whether eps1 clamps; whether w is part of the gradient, or decays before everything.
+    sized, clipped : bool
+        Whether the rate is relative to RMS(X), and the update is clipped.
+    """
+
     place: str
-    native: Any
-    k: dict[str, Any]
-    threads: int | None
-
-    @property
-    def clamped(self) -> bool:
-        """Whether eps1 clamps."""
-        return self.rule.eps_mode == "clamp"
-
-    @property
-    def decay(self) -> float:
-        """The share of w that is part of the gradient."""
-        return decay_of(self.rule, self.arrays["w"])[1] if self.l2 else 0.0
-
-    @property
-    def l2(self) -> bool:
-        """Whether w is part of the gradient."""
-        return self.rule.weight_decay != 0 and self.rule.weight_decay_mode == "l2"
-
-    @property
-    def mean(self) -> str:
-        """What the momentum averages."""
-        return self.rule.momentum_of if "m" in self.arrays else "none"
-
-    @property
-    def before(self) -> bool:
-        """Whether w decays before everything."""
-        return self.rule.weight_decay != 0 and self.rule.weight_decay_mode == "before"
+    mean: str
+    clamped: bool
+    l2: bool
+    before: bool
+    sized: bool
+    clipped: bool
 
     @property
     def passes(self) -> dict[str, list[str]]:
-        """The arrays of the passes that these options ask for."""
-        named = {"step": names_of(self.place, self.mean != "none", w=True)}
-        if self.rule.scale_parameter:
-            named["size"] = ["w"]
+        """The arrays of the passes that are needed, in their order."""
+        named = {"size": ["w"]} if self.sized else {}
         if self.place != "own":
             named["squares"] = names_of("rows", w=self.l2)
-        if self.place == "own" or self.rule.clip_threshold is not None:
+        if self.place == "own" or self.clipped:
             named["update"] = names_of(self.place, w=self.l2)
-        return named
+        return named | {"step": names_of(self.place, self.mean != "none", w=True)}
 
     def options(self, what: str) -> tuple[Any, ...]:
         """What a pass's loop is made with."""
@@ -78,6 +67,17 @@ class Job(NamedTuple):
             "squares": (),
             "update": (self.place, self.clamped),
         }[what]
+
+
+class Job(NamedTuple):
+    """What the passes of one step share; ``arrays`` by the names of the loops, ``k`` the step's numbers."""
+
+    rule: Adafactor
+    form: Form
+    arrays: dict[str, Any]
+    native: Any
+    k: dict[str, Any]
+    threads: int | None
 
 
 class Pass(NamedTuple):
@@ -99,12 +99,13 @@ def kernel(what: str, wide: bool, options: tuple[Any, ...]) -> int | None:
         return None
 
 
-def passes_of(job: Job) -> dict[str, Pass] | None:
-    """The compiled passes of a step; None if one cannot be compiled."""
-    wide, found = bool(job.native == np.float64), {}
-    for what, names in job.passes.items():
-        loop = kernel(what, wide, job.options(what))
-        prepare = kernel("decay", wide, (len(names),)) if job.l2 and what != "size" else 0
+@functools.cache
+def passes_of(form: Form, wide: bool) -> dict[str, Pass] | None:
+    """The compiled passes of a step, in float64 or float32; None if one cannot be compiled."""
+    found = {}
+    for what, names in form.passes.items():
+        loop = kernel(what, wide, form.options(what))
+        prepare = kernel("decay", wide, (len(names),)) if form.l2 and what != "size" else 0
         if loop is None or prepare is None:
             return None
         found[what] = Pass(loop, prepare, names)
@@ -137,13 +138,21 @@ def step(rule: Adafactor, w: Any, g: Any, state: dict[str, Any], t: int, threads
     if any(np.may_share_memory(g, x) for x in (w, *own.values(), *factors)):
         g = g.copy()
     place = "own" if pair is None else "rows" if pair == (w.ndim - 2, w.ndim - 1) else "entries"
-    one = np.empty(0, native)
-    job = Job(rule, {"g": g, "w": w, **own}, place, native, rule.numbers(t, one), threads)
-    passes = passes_of(job)
+    form = Form(
+        place,
+        rule.momentum_of if "m" in own else "none",
+        rule.eps_mode == "clamp",
+        rule.weight_decay != 0 and rule.weight_decay_mode == "l2",
+        rule.weight_decay != 0 and rule.weight_decay_mode == "before",
+        rule.scale_parameter,
+        rule.clip_threshold is not None,
+    )
+    passes = passes_of(form, bool(native == np.float64))
     if passes is None:
         return False
+    k = rule.numbers(t, np.empty(0, native))
     with np.errstate(all="ignore"):
-        _take(job, passes, factors, pair)
+        _take(Job(rule, form, {"g": g, "w": w, **own}, native, k, threads), passes, factors, pair)
     return True
 
 
@@ -157,81 +166,106 @@ def _fit_factors(factors: Sequence[Any], shape: tuple[int, ...], pair: Any, nati
     )
 
 
-def _take(job: Job, passes: dict[str, Pass], factors: Sequence[Any], pair: Any) -> None:
-    rule, k, w = job.rule, job.k, job.arrays["w"]
-    most = rule.most(k) if job.clamped else k["one"]
-    eps1 = 0.0 if job.clamped else k["eps1"]
-    before = decay_of(rule, w)[1] if job.before else 1.0
-    rms_w = k["one"]
-    if "size" in passes:
-        rms_w = root_of_mean(_sum(job, passes["size"], [before]), w.size)
-    alpha = rule.relative(rms_w, k)
-    row = column = None
-    if factors:
-        row, column = _factors(job, passes["squares"], [job.decay, eps1], factors, pair)
-        if job.place == "entries":
-            i, j = pair
-            row = np.expand_dims(np.moveaxis(row, -1, i - (j < i)), j)
-            column = np.expand_dims(np.moveaxis(column, -1, j - (i < j)), i)
-            job.arrays["r"], job.arrays["c"] = (np.broadcast_to(x, w.shape) for x in (row, column))
-            row = column = None
-    shrink = k["one"]
-    if "update" in passes:
-        numbers = [job.decay, k["one"], most, k["beta2"], k["fresh2"], eps1]
-        # The gradient's end was read last, and is met first.
-        total = _sum(job, passes["update"], numbers, row, column, backwards=True)
-        shrink = rule.shrink(root_of_mean(total, w.size), k)
-    keep = before if job.before else rule.keep(alpha, k)
-    numbers = [job.decay, k["one"], most, keep, alpha, shrink, k["beta1"], k["fresh1"]]
-    loop, prepare, names = passes["step"]
-    for arrays in panels.pieces([job.arrays[name] for name in names], job.place != "rows"):
-        given = Arrays(arrays, [name in "wm" for name in names], row=row, column=column)
-        panels.run(loop, given, numbers, job.native, job.threads, prepare=prepare)
+class Tables(NamedTuple):
+    """What compiled code goes by, see :mod:`.adafactor_drive`; ``leaves``: leaf sums of the tensor."""
+
+    passes: Any
+    parts: Any
+    arrays: Any
+    leaves: int
 
 
-def _sum(
-    job: Job,
-    one: Pass,
-    numbers: Sequence[Any],
-    row: Any = None,
-    column: Any = None,
-    backwards: bool = False,
-) -> Any:
-    """The sum over the tensor of what a pass sums, in the order of ``over_tensor``."""
-    shape, size = job.arrays["w"].shape, job.arrays["w"].size
-    width = shape[-1] if shape else 1
-    leaves = np.empty(size // width * -(-width // LEAF), job.native)
-    written = [name == "v" for name in one.names]
-    start = 0
-    for arrays in panels.pieces([job.arrays[name] for name in one.names], job.place != "rows"):
-        wide = arrays[0].shape[-1]
-        stop = start + arrays[0].size // wide * -(-wide // LEAF)
-        given = Arrays(arrays, written, leaves[start:stop], None, row, column)
-        panels.run(one.loop, given, numbers, job.native, job.threads, backwards, one.prepare)
-        start = stop
-    return along_rows(leaves)
+def _tables(job: Job, passes: dict[str, Pass], pair: Any) -> Tables:
+    """How each pass goes over the tensor, which is one matrix, several, or a vector in two parts."""
+    names, axes, own = list(job.arrays), max(2, job.arrays["w"].ndim), kind_of(job.native)
+    assert own is not None
+    whole = list(panels.pieces(list(job.arrays.values()), job.form.place != "rows"))
+    table, leaves = np.zeros((len(PASSES), 4), np.int64), 0
+    parts: list[tuple[int, ...]] = []
+    described: list[tuple[int, ...]] = []
+    for what, (loop, prepare, wanted) in passes.items():
+        first, leaves = len(parts), 0
+        written = {"update": "v", "step": "wm"}.get(what, "")
+        pieces = [[piece[names.index(name)] for name in wanted] for piece in whole]
+        if what == "squares" and job.form.place != "rows":
+            pieces = [[np.moveaxis(job.arrays[name], pair, (-2, -1)) for name in wanted]]
+        for piece in pieces:
+            ones = (1,) * (axes - piece[0].ndim)
+            *many, m, n = piece[0].shape
+            count = prod(many) * -(-m // RUN) * -(-n // panels.BROAD)
+            parts.append((len(described), len(piece), count, leaves, *ones, *many, m, n))
+            leaves += prod(many) * m * -(-n // LEAF)
+            for k, (name, x) in enumerate(zip(wanted, piece, strict=True)):
+                line = panels.describe(x, own, name in written, False, not (prepare and k == 0))
+                described.append((*line[: panels.STEPS], *(0 for _ in ones), *line[panels.STEPS :]))
+        table[PASSES.index(what)] = loop, prepare, first, len(parts)
+    return Tables(table, np.array(parts, np.int64), np.array(described, np.int64), leaves)
 
 
-def _factors(
-    job: Job, one: Pass, numbers: Sequence[Any], state: Sequence[Any], pair: tuple[int, int]
-) -> tuple[Any, Any]:
-    """Bring R and C up to date; r [..., m] and c [..., n], where the factored axes come last."""
-    i, j = pair
-    arrays = [np.moveaxis(job.arrays[name], pair, (-2, -1)) for name in one.names]
-    *batch, m, n = arrays[0].shape
-    leaves = np.empty((*batch, m, -(-n // LEAF)), job.native)
-    runs = np.zeros((*batch, -(-m // RUN), n), job.native)
-    given = Arrays(arrays, [False] * len(arrays), leaves, runs)
-    panels.run(one.loop, given, numbers, job.native, job.threads, prepare=one.prepare)
-    R, C = np.moveaxis(state[0], i - (j < i), -1), np.moveaxis(state[1], j - (i < j), -1)
-    row, column = np.empty((*batch, m), job.native), np.empty((*batch, n), job.native)
-    # Many small matrices have as many rows and columns as a share of the entries: some at a time.
-    count = batch[0] if batch else 1
-    some = max(1, CHUNK * count // (row.size + column.size)) if batch else 1
-    for first in range(0, count, some):
-        part = slice(first, first + some) if batch else ...
-        rows, columns = along_rows(leaves[part]), down_columns(runs[part])
-        R[part], C[part], _, _, row[part], column[part] = job.rule.factors(
-            rows, columns, R[part], C[part], job.k
-        )
-    return row, column
+class Factors(NamedTuple):
+    """R and C [batch, m] and [batch, n], r and c alike, and room for sums; empty where nothing is factored.
+
+    ``ends``: the state's own arrays with the axes in this order, which R and C are copies of if they do not
+    lie in one piece.
+    """
+
+    ends: Sequence[Any]
+    R: Any
+    C: Any
+    row: Any
+    column: Any
+    runs: Any
+    pitch: int
+
+
+def _factors(job: Job, state: Sequence[Any], pair: Any) -> Factors:
+    """The factors of a step; where r and c are arrays, they are these from now on."""
+    none = np.empty((0, 0), job.native)
+    if not state:
+        return Factors((), none, none, none, none, none[None], 0)
+    (i, j), shape = pair, job.arrays["w"].shape
+    at_i, at_j = i - (j < i), j - (i < j)
+    ends = [np.moveaxis(x, a, -1) for x, a in zip(state, (at_i, at_j), strict=True)]
+    R, C = (np.ascontiguousarray(x).reshape(-1, x.shape[-1]) for x in ends)
+    row, column = np.empty_like(R), np.empty_like(C)
+    if job.form.place == "entries":
+        r = np.expand_dims(np.moveaxis(row.reshape(ends[0].shape), -1, at_i), j)
+        c = np.expand_dims(np.moveaxis(column.reshape(ends[1].shape), -1, at_j), i)
+        job.arrays["r"], job.arrays["c"] = (np.broadcast_to(x, shape) for x in (r, c))
+    runs = np.zeros((len(R), -(-R.shape[1] // RUN), C.shape[1]), job.native)
+    return Factors(ends, R, C, row, column, runs, -(-C.shape[1] // LEAF))
+
+
+def _take(job: Job, passes: dict[str, Pass], state: Sequence[Any], pair: Any) -> None:
+    """All passes, and what is between them, in one call."""
+    rule, form, k, w, native = job.rule, job.form, job.k, job.arrays["w"], job.native
+    factors = _factors(job, state, pair)
+    tables = _tables(job, passes, pair)
+    leaves = np.empty(max(tables.leaves, factors.row.size * factors.pitch), native)
+    begins = [address_of(x) for x in (leaves, factors.runs, factors.row, factors.column)]
+    before = decay_of(rule, w)[1] if form.before else 1.0
+    decoupled = rule._decays_late() and rule.weight_decay_mode == "decoupled"
+    keep = before if form.before else 1.0 if decoupled else rule.keep(k["one"], k)
+    most = rule.most(k) if form.clamped else k["one"]
+    sides = factors.R.shape[1], factors.C.shape[1]
+    numbers = [*(k[name] for name in drive.NAMES), most, rule.weight_decay, w.size, *sides]
+    given = [rule.weight_decay if form.l2 else 0.0, 0.0 if form.clamped else k["eps1"], before, keep]
+    number = runtime.threads(w.size, job.threads)
+    how = [form.sized, form.clipped, form.clamped, decoupled, tables.leaves, factors.pitch, number]
+    arguments = (
+        *tables[:3],
+        np.array([*begins, join(bool(native == np.float64)), 0], np.int64),
+        np.array(numbers, native),
+        np.array(given, np.float64),
+        np.array(how, np.int64),
+        leaves,
+        factors.runs,
+        *factors[1:5],
+    )
+    if number > 1 and tables.parts[:, drive.PANELS].max() > 1:
+        runtime.launch(drive.take, arguments, number)
+    else:
+        drive.take(*arguments)
+    for x, flat in zip(factors.ends, factors[1:3], strict=False):
+        if not x.flags.c_contiguous:
+            x[...] = flat.reshape(x.shape)

@@ -86,6 +86,42 @@ def clamped_own_update(g: Any, v: Any, one: Any, most: Any) -> tuple[Any, ...]:
     return (g * minimum(one / sqrt(v), most),)
 
 
+@returns("rms")
+def mean_root(total: Any, count: Any) -> tuple[Any, ...]:
+    """The root of a mean square."""
+    return (sqrt(total / count),)
+
+
+@returns("alpha")
+def relative_rate(rms_w: Any, rho: Any, eps2: Any) -> tuple[Any, ...]:
+    """alpha_t = max(eps2, RMS(X)) rho_t."""
+    return (maximum(eps2, rms_w) * rho,)
+
+
+@returns("shrink")
+def clipping(rms_u: Any, one: Any, d: Any) -> tuple[Any, ...]:
+    """1 / max(1, RMS(U) / d)."""
+    return (one / maximum(one, rms_u / d),)
+
+
+@returns("factor")
+def tracked(factor: Any, total: Any, beta2: Any, fresh2: Any, count: Any) -> tuple[Any, ...]:
+    """R or C, which average the means of G^2 along rows or down columns."""
+    return (beta2 * factor + fresh2 * (total / count),)
+
+
+@returns("root")
+def inverse_root(x: Any, one: Any) -> tuple[Any, ...]:
+    """1 / sqrt(x), 0 at zero (0/0 = 0, met only with eps1 = 0)."""
+    return (ratio(one, sqrt(x)),)
+
+
+@returns("root")
+def unbounded_inverse_root(x: Any, one: Any) -> tuple[Any, ...]:
+    """1 / sqrt(x), infinity at zero: a clamp follows."""
+    return (one / sqrt(x),)
+
+
 @returns("w", "u_hat")
 def stepped(w: Any, u: Any, keep: Any, alpha: Any, shrink: Any) -> tuple[Any, ...]:
     """X <- keep X - alpha U_hat; ``keep`` is 1 without weight decay."""
@@ -279,13 +315,11 @@ class Adafactor(Rule):
 
     def relative(self, rms_w: Any, k: Mapping[str, Any]) -> Any:
         """alpha_t from RMS(X)."""
-        return maximum(k["eps2"], rms_w) * k["rho"] if self.scale_parameter else k["rho"]
+        return relative_rate(rms_w, k["rho"], k["eps2"])[0] if self.scale_parameter else k["rho"]
 
     def shrink(self, rms_u: Any, k: Mapping[str, Any]) -> Any:
         """1 / max(1, RMS(U) / d)."""
-        if self.clip_threshold is None:
-            return k["one"]
-        return k["one"] / maximum(k["one"], rms_u / k["d"])
+        return k["one"] if self.clip_threshold is None else clipping(rms_u, k["one"], k["d"])[0]
 
     def factors(self, rows: Any, columns: Any, R: Any, C: Any, k: Mapping[str, Any]) -> tuple[Any, ...]:
         """New R, C, mean(R), R / mean(R), r and c, from the sums along rows and down columns.
@@ -293,13 +327,15 @@ class Adafactor(Rule):
         ``rows`` and R have the shape [..., m], ``columns`` and C [..., n].
         """
         m, n = rows.shape[-1], columns.shape[-1]
-        R = k["beta2"] * R + k["fresh2"] * (rows / max(n, 1))
-        C = k["beta2"] * C + k["fresh2"] * (columns / max(m, 1))
+        (R,) = tracked(R, rows, k["beta2"], k["fresh2"], max(n, 1))
+        (C,) = tracked(C, columns, k["beta2"], k["fresh2"], max(m, 1))
         mean_R = (along_rows(R) / max(m, 1))[..., None]
         if self.eps_mode == "clamp":
             mean_R = maximum(mean_R, k["eps1"])
         relative = ratio(R, mean_R)
-        return R, C, mean_R, relative, self._inverse_root(relative), self._inverse_root(C)
+        root = inverse_root if self.eps_mode == "add" else unbounded_inverse_root
+        with np.errstate(divide="ignore"):
+            return R, C, mean_R, relative, root(relative, k["one"])[0], root(C, k["one"])[0]
 
     def mean_step(self) -> Any:
         """The step with momentum."""
@@ -332,13 +368,6 @@ class Adafactor(Rule):
         """The largest 1 / sqrt(V_hat), if that is clamped."""
         with np.errstate(divide="ignore"):
             return 1 / k["eps1"]
-
-    def _inverse_root(self, x: Any) -> Any:
-        """1 / sqrt(x); at zero infinity where a clamp follows, else 0 (0/0 = 0, met only with eps1 = 0)."""
-        if self.eps_mode == "add":
-            return ratio(1.0, sqrt(x))
-        with np.errstate(divide="ignore"):
-            return 1.0 / sqrt(x)
 
     def decayed(self, w: Any, g: Any) -> tuple[Any, Any]:
         """``"before"`` and L2 alone: the other modes wait for RMS(X)."""
@@ -381,4 +410,4 @@ def rms(x: Any) -> Any:
 
 def root_of_mean(total: Any, count: int) -> Any:
     """sqrt(total / count); 0 of nothing."""
-    return sqrt(total / max(count, 1))
+    return mean_root(total, max(count, 1))[0]

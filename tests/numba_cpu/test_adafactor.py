@@ -18,7 +18,14 @@ from tests.cases.adafactor import CASES
 from tests.numba_cpu.inputs import LAYOUTS, hard, laid, same_bits
 
 numba = pytest.importorskip("numba", reason="the kernels need numba")
-from memopt_ref.backends.numba_cpu import adafactor_engine, adafactor_loops, leaf_sums  # noqa: E402
+from memopt_ref.backends.numba_cpu import (  # noqa: E402
+    adafactor_drive,
+    adafactor_engine,
+    adafactor_loops,
+    leaf_sums,
+)
+from memopt_ref.backends.numba_cpu.options import STRICT  # noqa: E402
+from memopt_ref.parts.sums import LANES  # noqa: E402
 
 RULES = {case.name: case.rule for case in CASES}
 EACH = [pytest.param(rule, id=name) for name, rule in RULES.items()]
@@ -71,7 +78,7 @@ def test_every_rank_has_the_bits_of_the_reference(rule):
 @pytest.fixture
 def without_vectors(monkeypatch):
     """As on a processor that has none."""
-    caches = leaf_sums.join, adafactor_loops.loop, adafactor_engine.kernel
+    caches = leaf_sums.join, adafactor_loops.loop, adafactor_engine.kernel, adafactor_engine.passes_of
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(leaf_sums, "available", lambda: False)
@@ -99,6 +106,9 @@ def test_singular_numbers_reach_what_they_reach_in_the_reference(name):
             assert_same_steps(RULES[name], hard(shape, seed=1, share=0), [g, hard(shape, seed=2, share=0)])
         assert_same_steps(RULES[name], hard(shape, seed=1, share=0.01), [hard(shape, share=0.3)])
         assert_same_steps(RULES[name], hard(shape, seed=1, share=0), [np.zeros(shape, np.float32)] * 2)
+        # The mean of squares is less than what clamps it.
+        small = np.random.default_rng(0).normal(scale=1e-5, size=shape).astype(np.float32)
+        assert_same_steps(RULES[name], hard(shape, seed=1, share=0), [small])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -205,6 +215,9 @@ def test_which_rules_are_served():
             return super()._factored(2 * g, state, k)
 
     assert adafactor.supports(Own(), (4, 3), f32) == (False, "Own has a _factored() of its own")
+    for name in ("factors", "relative", "shrink", "keep"):
+        own = type("Own", (mo.Adafactor,), {name: lambda self, *numbers: None})
+        assert adafactor.supports(own(), (4, 3), f32) == (False, f"Own has a {name}() of its own")
     with mo.tuning.use_mode("off"):
         assert "numba.adafactor" in mo.Optimizer(np.ones((4, 3), np.float32), mo.Adafactor()).explain()
 
@@ -217,6 +230,18 @@ def test_no_multiplication_is_fused_and_the_loops_are_vectorised(loop):
         assert not re.search(r"\b(vfn?m(add|sub)|fn?m(add|sub)|fml[as])", assembly)
         if platform.machine() in ("x86_64", "AMD64"):
             assert len(re.findall(r"vmulps.*%[yz]mm", assembly)) >= 16
+
+
+def test_what_is_between_the_passes_is_not_fused():
+    between = numba.njit(**STRICT)(adafactor_drive.follow.py_func)
+    numbers, lanes = np.ones(14, np.float32), np.empty(LANES, np.float32)
+    R, C, row, column = (np.ones((1, n), np.float32) for n in (20, 30, 20, 30))
+    between(
+        np.ones((20, 1), np.float32), np.ones((1, 1, 30), np.float32), R, C, row, column, numbers, True, lanes
+    )
+    assembly = "".join(between.inspect_asm().values())
+    assert not re.search(r"\b(vfn?m(add|sub)|fn?m(add|sub)|fml[as])", assembly)
+    assert "mul" in assembly
 
 
 # The comparison, seen to fail on deliberate mistakes
@@ -254,10 +279,10 @@ def test_a_loop_that_does_not_compile_is_left_to_the_reference(monkeypatch):
         raise TypeError("not today")
 
     adafactor_engine.kernel.cache_clear()
+    adafactor_engine.passes_of.cache_clear()
     monkeypatch.setattr(adafactor_loops, "loop", fails)
     rule = mo.Adafactor(scale_parameter=False, clip_threshold=None)
     with pytest.warns(RuntimeWarning, match=r"cannot be compiled, NumPy steps instead \(not today\)"):
         assert_same_steps(rule, hard((90, 200), share=0), [hard((90, 200), share=0)] * 2, adafactor.step)
-    # Nothing is compiled for a small tensor.
-    assert_same_steps(rule, hard((9, 200), share=0), [hard((9, 200), share=0)] * 2, adafactor.step)
     adafactor_engine.kernel.cache_clear()
+    adafactor_engine.passes_of.cache_clear()
