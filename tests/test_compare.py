@@ -62,6 +62,14 @@ def test_a_run_is_a_function_of_its_trial(train):
     assert train(replace(trial, seed=2)).curve != one.curve
 
 
+def test_workers_have_one_thread_each_and_leave_the_settings_as_they_were(corpus, monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with workers(corpus, 1):
+        assert {os.environ[name] for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")} == {"1"}
+    assert (os.environ["NUMBA_NUM_THREADS"], "OMP_NUM_THREADS" in os.environ) == ("7", False)
+
+
 def test_optimizers_of_one_seed_start_from_the_same_weights_and_see_the_same_batches(corpus, comparison):
     starts = {key: [run.curve[0] for run in runs] for key, runs in comparison.finals.items()}
     assert len({tuple(points) for points in starts.values()}) == 1

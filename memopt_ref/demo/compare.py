@@ -22,7 +22,12 @@ from .train import Run, Trial, train
 Progress = Callable[[Run, int], None]
 RunAll = Callable[[Sequence[Trial], Progress], list[Run]]
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+#: Of the libraries of BLAS, and of Numba: workers that are as many as the processors wait for one another's
+#: threads otherwise, some milliseconds a step.
+THREAD_VARIABLES = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
+    "NUMBA_NUM_THREADS",
+)
 MAX_WORKERS = 8
 
 
@@ -93,8 +98,8 @@ def compare(
 
     Notes
     -----
-    Each worker is a process with one BLAS thread, and all are busy throughout, so that the seconds of all
-    runs are taken under the same load.
+    Each worker is a process in which BLAS and kernels have one thread, and all are busy throughout, so that
+    the seconds of all runs are taken under the same load.
     """
     library_of(settings.backend)  # before any worker is started
     tell = progress or (lambda run, left: None)
@@ -148,7 +153,7 @@ def number_of_runs(contenders: Sequence[Contender], settings: Settings) -> int:
 def workers(corpus: Corpus, number: int) -> Iterator[RunAll]:
     """A function that runs trials, ``number`` at a time, and returns the runs in the order of the trials.
 
-    Even one worker is a process of its own: only there is its BLAS sure to have one thread.
+    Even one worker is a process of its own: only there are BLAS and kernels sure to have one thread.
     """
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     # Read by the workers when they load NumPy; a worker is started when the first trial is handed in.

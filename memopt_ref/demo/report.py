@@ -43,8 +43,8 @@ def times(comparison: Comparison) -> Sheet:
     backend = next(iter(comparison.finals.values()))[0].trial.backend
     note = (
         "Milliseconds, lower quartiles over the steps of the final runs. All runs were under one load: "
-        f"{comparison.workers} at a time, each a process with one BLAS thread; optimizers with "
-        f"backend={backend!r}, the model in NumPy."
+        f"{comparison.workers} at a time, each a process with one thread for BLAS and kernels; optimizers "
+        f"with backend={backend!r}, the model in NumPy."
     )
     if backend.startswith("cupy"):
         note += " Copies of gradients to the device and of parameters back count for neither."
