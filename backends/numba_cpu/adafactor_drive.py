@@ -52,7 +52,17 @@ unbounded_inverse_root = numba.njit(**STRICT)(rule.unbounded_inverse_root)
 def sweep(
     which: int, passes: Any, parts: Any, arrays: Any, beside: Any, numbers: Any, size: int, threads: int
 ) -> None:
-    """Take a pass over the tensor; the update goes backwards: what was read last is met first."""
+    """Take the pass ``which`` over the tensor; the update goes backwards: what was read last is met first.
+
+    Parameters
+    ----------
+    passes, parts, arrays, beside : array of int64
+        See :func:`take`.
+    numbers : array of float64
+        The loop's.
+    size, threads : int
+        Bytes of a number; how many threads there are.
+    """
     for p in range(passes[which, FIRST], passes[which, LAST]):
         part, own = parts[p], beside.copy()
         own[0] += part[LEAF] * size
@@ -74,20 +84,6 @@ def sweep(
             panels.parallel(*arguments)
         else:
             panels.serial(*arguments)
-
-
-@numba.njit(**STRICT)
-def along_rows(leaves: Any, sums: Any) -> None:
-    """The sum of each row; of many short ones at once, as they come."""
-    zero = leaves.dtype.type(0)
-    if leaves.shape[1] == 1:
-        for i in range(sums.size):
-            sums[i] = zero + leaves[i, 0]
-    elif leaves.shape[1] == 2:
-        for i in range(sums.size):
-            sums[i] = (zero + leaves[i, 0]) + (zero + leaves[i, 1])
-    else:
-        sum_rows(leaves, sums)
 
 
 @numba.njit(**STRICT)
@@ -115,7 +111,7 @@ def follow(
         The factors; what a row and a column of G is multiplied with, written.
     """
     m, n = R.shape[1], C.shape[1]
-    along_rows(leaves, row.reshape(-1))
+    sum_rows(leaves, row.reshape(-1))
     sum_columns(runs, column)
     for b in range(R.shape[0]):
         for i in range(m):
@@ -150,7 +146,25 @@ def take(
     row: Any,
     column: Any,
 ) -> None:
-    """One step of one tensor; the arguments are the tables above, and the arrays of :func:`follow`."""
+    """One step of one tensor.
+
+    Parameters
+    ----------
+    passes : array of int64, shape [4, 4]
+    parts : array of int64, shape [parts of all passes, 4 + axes]
+        Columns as above.
+    arrays : array of int64, shape [arrays of all parts, columns of :mod:`.panels`]
+    beside : array of int64, shape [6]
+        Addresses as :mod:`.panels` takes them: leaves, runs, row, column; of the loop that joins lanes; 0.
+    k : array, shape [14]
+        Numbers in the compute dtype, and ``given``, float64, shape [4], as above.
+    how : array of int64, shape [7]
+        As above.
+    leaves : array, one axis
+        Room for all leaf sums of a pass.
+    runs, R, C, row, column : array
+        See :func:`follow`; empty for a tensor that is not factored.
+    """
     one, size, threads = k[ONE], leaves.itemsize, how[THREADS]
     lanes, numbers = np.empty(LANES, leaves.dtype), np.empty(8, np.float64)
     clamped = how[CLAMPED] != 0

@@ -190,11 +190,9 @@ def _tables(job: Job, passes: dict[str, Pass], pair: Any) -> Tables:
         if what == "squares" and job.form.place != "rows":
             pieces = [[np.moveaxis(job.arrays[name], pair, (-2, -1)) for name in wanted]]
         for piece in pieces:
-            ones = (1,) * (axes - piece[0].ndim)
-            *many, m, n = piece[0].shape
-            count = prod(many) * -(-m // RUN) * -(-n // panels.BROAD)
-            parts.append((len(described), len(piece), count, leaves, *ones, *many, m, n))
-            leaves += prod(many) * m * -(-n // LEAF)
+            shape, ones = piece[0].shape, (1,) * (axes - piece[0].ndim)
+            parts.append((len(described), len(piece), panels.count(shape), leaves, *ones, *shape))
+            leaves += prod(shape[:-1]) * -(-shape[-1] // LEAF)
             for k, (name, x) in enumerate(zip(wanted, piece, strict=True)):
                 line = panels.describe(x, own, name in written, False, not (prepare and k == 0))
                 described.append((*line[: panels.STEPS], *(0 for _ in ones), *line[panels.STEPS :]))

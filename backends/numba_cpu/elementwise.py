@@ -24,7 +24,8 @@ WAKE = 16384
 #: Steps of smaller ones in a process, each some 0.1 ms of NumPy's, after which it pays as well.
 NAPS = 10_000
 
-_broken, _naps = "", 0
+_broken = ""
+_naps = 0
 
 
 def supports(rule: Rule, shape: tuple[int, ...], dtype: Any) -> tuple[bool, str]:

@@ -46,8 +46,12 @@ def sum_row(x: Any, n: int, lanes: Any) -> Any:
 
 @numba.njit(**STRICT, nogil=True)
 def sum_rows(x: Any, sums: Any) -> None:
-    """The sum of each row of a matrix."""
-    n = x.shape[1]
+    """The sum of each row of a matrix; one of one or two numbers needs no lanes."""
+    n, zero = x.shape[1], x.dtype.type(0)
+    if n == 1 or n == 2:
+        for i in range(x.shape[0]):
+            sums[i] = (zero + x[i, 0]) + (zero + x[i, n - 1] if n == 2 else zero)
+        return
     row, lanes = np.empty(max(n, 1), x.dtype), np.empty(LANES, x.dtype)
     for i in range(x.shape[0]):
         for j in range(n):

@@ -9,6 +9,7 @@ is ever copied as a whole. Panels do not overlap: their order and thread cannot 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numba
@@ -227,6 +228,12 @@ def pieces(arrays: Sequence[Any], joined: bool = True) -> Iterator[list[Any]]:
         yield list(arrays)
 
 
+def count(shape: Sequence[int]) -> int:
+    """How many panels there are in matrices of this shape [..., m, n]."""
+    *many, m, n = shape
+    return prod(many) * -(-m // RUN) * -(-n // BROAD)
+
+
 def run(
     kernel: int,
     given: Arrays,
@@ -263,9 +270,7 @@ def run(
         for k, (x, writes, rows) in enumerate(zip(given.arrays, given.written, listed, strict=True))
     ]
     shape = given.arrays[0].shape
-    panels = -(-shape[-2] // RUN) * -(-shape[-1] // BROAD)
-    for length in shape[:-2]:
-        panels *= length
+    panels = count(shape)
     number = min(runtime.threads(given.arrays[0].size, threads), panels)
     beside = [0 if x is None else address_of(x) for x in (given.leaves, given.runs, given.row, given.column)]
     beside.append(0 if given.leaves is None else join(bool(np.dtype(native) == np.float64)))

@@ -22,12 +22,7 @@ from .train import Run, Trial, train
 Progress = Callable[[Run, int], None]
 RunAll = Callable[[Sequence[Trial], Progress], list[Run]]
 
-#: Of the libraries of BLAS, and of Numba: workers that are as many as the processors wait for one another's
-#: threads otherwise, some milliseconds a step.
-THREAD_VARIABLES = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
-    "NUMBA_NUM_THREADS",
-)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 MAX_WORKERS = 8
 
 
@@ -186,6 +181,9 @@ _corpus: Corpus
 def _start_worker(corpus: Corpus) -> None:
     global _corpus
     _corpus = corpus
+    # Workers that are as many as the processors would wait for one another's threads. Not in the environment
+    # that they inherit: a Numba that runs in the parent would see the change and refuse to compile.
+    os.environ["NUMBA_NUM_THREADS"] = "1"
     # An interrupt from the keyboard reaches every process: the workers end silently, the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
